@@ -1,0 +1,1 @@
+"""Programs behind the `videoflamingo` command; each has `main(argv) -> int`. Nothing imports from here."""
