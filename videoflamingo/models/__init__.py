@@ -1,0 +1,1 @@
+"""Clip -> visual tokens -> logits. Never imports `videoflamingo.video`."""

@@ -1,0 +1,137 @@
+"""Checkpoints are a folder: `config.json` names the frozen parts, `trainable.safetensors` holds what was trained.
+
+No pickles. Loading is strict: one readable report says what is missing, unexpected or misshaped.
+"""
+
+import dataclasses
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videoflamingo.errors import ModelError
+from videoflamingo.models.cross_attention import CrossAttentionConfig
+from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
+from videoflamingo.models.resampler import ResamplerConfig
+from videoflamingo.models.vision import VisionConfig
+
+FORMAT = "videoflamingo-1"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "trainable.safetensors"
+PARTS = {"vision": VisionConfig, "resampler": ResamplerConfig, "cross_attention": CrossAttentionConfig}
+
+
+def bundled_models() -> dict[str, Path]:
+    """Models that come with this package, by name."""
+    folder = Path(str(files("videoflamingo"))) / "bundled"
+    return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))}
+
+
+def find_checkpoint(name: str | os.PathLike[str]) -> Path:
+    """The folder of a bundled model's name or of a path.
+
+    Raises:
+        ModelError: if it is neither.
+    """
+    bundled = bundled_models()
+    if str(name) in bundled:
+        return bundled[str(name)]
+    folder = Path(name)
+    missing = [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]
+    if missing:
+        known = ", ".join(bundled) or "none is installed"
+        raise ModelError(
+            f"model {str(name)!r} is neither a bundled model ({known}) nor a checkpoint folder: "
+            f"{folder} has no {' and no '.join(missing)}"
+        )
+    return folder
+
+
+def read_config(folder: Path) -> FlamingoConfig:
+    """`config.json` as a configuration.
+
+    Raises:
+        ModelError: naming the file and the key that is unknown or missing.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+    found = stored.pop("format", None)
+    if found != FORMAT:
+        raise ModelError(f"{path}: format is {found!r}, this version reads {FORMAT!r}")
+    try:
+        parts = {name: kind(**stored.pop(name)) for name, kind in PARTS.items()}
+        return FlamingoConfig(**stored, **parts)
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{path} does not describe a Flamingo: {error}") from error
+
+
+def save_checkpoint(model: Flamingo, folder: str | os.PathLike[str], dtype: torch.dtype = torch.float16) -> Path:
+    """Write `config.json` and `trainable.safetensors`; an older checkpoint there is replaced file by file.
+
+    Args:
+        dtype: type the trained weights are stored in.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.trainable_state().items()}
+    unfinished = folder / f"{WEIGHTS_FILE}.part"
+    save_file(state, unfinished, metadata={"format": "pt"})
+    unfinished.replace(folder / WEIGHTS_FILE)
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(model.config)}, indent=2)
+    (folder / CONFIG_FILE).write_text(text + "\n", "utf-8")
+    return folder
+
+
+def load_trainable(model: Flamingo, folder: str | os.PathLike[str]) -> None:
+    """Fill the trained weights of a model from a checkpoint folder or a bundled model's name, strictly.
+
+    Raises:
+        ModelError: one report of everything missing, unexpected or misshaped.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = find_checkpoint(folder) / WEIGHTS_FILE
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+    expected = model.trainable_state()
+    problems = _differences(expected, stored)
+    if problems:
+        raise ModelError(f"{path} does not fit the model:\n  " + "\n  ".join(problems))
+    with torch.no_grad():
+        for key, target in expected.items():
+            target.copy_(stored[key])
+
+
+def _differences(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:
+    problems = [f"missing: {key}" for key in sorted(expected.keys() - stored.keys())]
+    problems += [f"unexpected: {key}" for key in sorted(stored.keys() - expected.keys())]
+    for key in sorted(expected.keys() & stored.keys()):
+        if expected[key].shape != stored[key].shape:
+            problems.append(f"misshaped: {key} is {list(stored[key].shape)}, the model has {list(expected[key].shape)}")
+    return problems
+
+
+def load_checkpoint(name: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Flamingo:
+    """A model in eval mode, all its floating-point weights in `dtype`, on the CPU.
+
+    Args:
+        name: a bundled model's name or a checkpoint folder.
+
+    Raises:
+        ModelError: if it cannot be found or does not fit.
+    """
+    folder = find_checkpoint(name)
+    model = Flamingo(read_config(folder), dtype=dtype)
+    load_trainable(model, folder)
+    return model.to(dtype).eval()

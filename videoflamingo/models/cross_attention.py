@@ -1,0 +1,78 @@
+"""GATED XATTN-DENSE: the trained block in front of a frozen decoder layer (Flamingo v1 3.1.2, v2 2.2 and A.1.2)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from videoflamingo.models.attention import Backend, MediaRuns, cross_attend
+from videoflamingo.models.feed_forward import Activation, FeedForward
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class CrossAttentionConfig:
+    """Where the gated blocks sit and how wide they are; defaults follow the paper's 3B model.
+
+    Args:
+        first, every: blocks sit before decoder layers `first, first + every, ...` (v2 table 5: 0 and 1, 4 or 7).
+        num_heads, dim_head: v2 table 5 and v1 table 13.
+        feed_forward_multiplier: hidden width of the dense part as a multiple of the language width.
+        activation: `squared_relu` in the paper, `gelu` in OpenFlamingo.
+        gate_init: initial value of both gates' parameters; 0 in the paper, so that training starts at the bare LM.
+        norm_media: layer norm on the visual tokens, shared by keys and values (v1 3.1.2); OpenFlamingo has none.
+        backend: attention kernel, see `videoflamingo.models.attention.choose_backend`.
+    """
+
+    first: int = 0
+    every: int = 1
+    num_heads: int = 16
+    dim_head: int = 128
+    feed_forward_multiplier: float = 4.0
+    activation: Activation = "squared_relu"
+    gate_init: float = 0.0
+    norm_media: bool = True
+    backend: Backend = "auto"
+
+
+class GatedCrossAttentionBlock(nn.Module):
+    """`y + tanh(a) * attention(y, media)`, then `y + tanh(b) * feed_forward(y)`.
+
+    Runs in its own parameters' type and returns its input's type, so float32 blocks fit a bfloat16 language model.
+
+    Args:
+        width: E, the language width.
+        visual_width: D, the width of visual tokens.
+    """
+
+    def __init__(self, width: int, visual_width: int, config: CrossAttentionConfig) -> None:
+        super().__init__()
+        inner = config.num_heads * config.dim_head
+        self.heads_shape = (config.num_heads, config.dim_head)
+        self.backend = config.backend
+        self.norm_text = nn.LayerNorm(width)
+        self.norm_media = nn.LayerNorm(visual_width) if config.norm_media else nn.Identity()
+        self.to_query = nn.Linear(width, inner, bias=False)
+        self.to_keys = nn.Linear(visual_width, inner, bias=False)
+        self.to_values = nn.Linear(visual_width, inner, bias=False)
+        self.to_output = nn.Linear(inner, width, bias=False)
+        self.feed_forward = FeedForward(width, config.feed_forward_multiplier, config.activation)
+        self.attention_gate = nn.Parameter(torch.full((1,), config.gate_init))
+        self.feed_forward_gate = nn.Parameter(torch.full((1,), config.gate_init))
+
+    def keys_values(self, visual_tokens: Tensor) -> KeysValues:
+        """`[B, M, N, D]` -> keys and values `[B, M, N, H, d]`: computed once per prompt, reused by every token."""
+        normed = self.norm_media(visual_tokens.to(self.to_keys.weight.dtype))
+        keys = self.to_keys(normed).unflatten(-1, self.heads_shape)
+        return keys, self.to_values(normed).unflatten(-1, self.heads_shape)
+
+    def forward(self, text: Tensor, media: KeysValues | None, runs: MediaRuns | None) -> Tensor:
+        """`[B, L, E]` -> `[B, L, E]`; without media only the gated feed-forward applies."""
+        y = text.to(self.to_query.weight.dtype)
+        if media is not None and runs is not None:
+            query = self.to_query(self.norm_text(y)).unflatten(-1, self.heads_shape)  # [B, L, H, d]
+            attended = cross_attend(query, *media, runs, self.backend).flatten(2)  # [B, L, H*d]
+            y = y + self.attention_gate.tanh() * self.to_output(attended)
+        y = y + self.feed_forward_gate.tanh() * self.feed_forward(y)
+        return y.to(text.dtype)

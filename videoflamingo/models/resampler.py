@@ -1,0 +1,123 @@
+"""Perceiver Resampler: any number of frames to a fixed number of visual tokens (Flamingo v1 3.1.1, v2 A.1.1)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from videoflamingo.errors import ModelError
+from videoflamingo.models.attention import Backend, attend
+from videoflamingo.models.feed_forward import Activation, FeedForward
+
+
+@dataclass(frozen=True)
+class ResamplerConfig:
+    """Defaults are the paper's: 64 latents, 6 layers, width 1536, 16 heads (v2 table 5), 8 time embeddings (v2 B.1.2).
+
+    Args:
+        num_latents: N.
+        depth, width, num_heads, dim_head, feed_forward_multiplier, activation: of the layers; `dim_head` is 96 in v2,
+            128 in v1.
+        num_frames: entries of the temporal embedding table; other frame counts interpolate it.
+        position_embeddings: learnt embedding per patch. Off in the paper, which found no gain at its scale.
+        backend: attention kernel.
+    """
+
+    num_latents: int = 64
+    depth: int = 6
+    width: int = 1536
+    num_heads: int = 16
+    dim_head: int = 96
+    feed_forward_multiplier: float = 4.0
+    activation: Activation = "squared_relu"
+    num_frames: int = 8
+    position_embeddings: bool = False
+    backend: Backend = "auto"
+
+
+def interpolate_time(table: Tensor, num_frames: int) -> Tensor:
+    """The table `[K, D]` read at the centres of `num_frames` equal parts of time -> `[num_frames, D]`.
+
+    Linear interpolation with half-sample alignment (as `torch.nn.functional.interpolate(align_corners=False)`), which
+    is where `uniform` sampling takes its frames; the paper interpolates 8 to 30 (v1 4.1.4) and names no alignment. A
+    picture reads the middle of the table.
+    """
+    positions = (torch.arange(num_frames, device=table.device) + 0.5) * (len(table) / num_frames) - 0.5
+    positions = positions.clamp(0, len(table) - 1)
+    below = positions.floor().long()
+    above = (below + 1).clamp(max=len(table) - 1)
+    share = (positions - below).to(table.dtype)[:, None]
+    return table[below] * (1 - share) + table[above] * share
+
+
+class ResamplerLayer(nn.Module):
+    """Latents attend to `[media ; latents]` (the paper's concatenation), then a feed-forward; pre-norm."""
+
+    def __init__(self, config: ResamplerConfig) -> None:
+        super().__init__()
+        inner = config.num_heads * config.dim_head
+        self.heads_shape = (config.num_heads, config.dim_head)
+        self.backend = config.backend
+        self.norm_media = nn.LayerNorm(config.width)
+        self.norm_latents = nn.LayerNorm(config.width)
+        self.to_query = nn.Linear(config.width, inner, bias=False)
+        self.to_keys_values = nn.Linear(config.width, 2 * inner, bias=False)
+        self.to_output = nn.Linear(inner, config.width, bias=False)
+        self.feed_forward = FeedForward(config.width, config.feed_forward_multiplier, config.activation)
+
+    def forward(self, latents: Tensor, media: Tensor) -> Tensor:
+        """Latents `[K, N, D]` and media `[K, T*P, D]` -> latents `[K, N, D]`."""
+        normed = self.norm_latents(latents)
+        keys, values = self.to_keys_values(torch.cat([self.norm_media(media), normed], dim=1)).chunk(2, dim=-1)
+        query = self.to_query(normed).unflatten(-1, self.heads_shape)  # [K, N, H, d]
+        keys, values = keys.unflatten(-1, self.heads_shape), values.unflatten(-1, self.heads_shape)
+        latents = latents + self.to_output(attend(query, keys, values, self.backend).flatten(2))
+        return latents + self.feed_forward(latents)
+
+
+class PerceiverResampler(nn.Module):
+    """Features of K media with T frames each to N visual tokens each.
+
+    Features are projected to the resampler's width (only where the widths differ), the temporal embedding of each
+    frame is added to all its patches, and the latents read them layer by layer. Media with other numbers of frames are
+    other calls, so there is no padding here and nothing to mask.
+
+    Args:
+        feature_width: width of the tower's features.
+        num_patches: P, needed for position embeddings only.
+    """
+
+    def __init__(self, feature_width: int, num_patches: int, config: ResamplerConfig) -> None:
+        super().__init__()
+        self.num_patches = num_patches
+        self.project = (
+            nn.Identity() if feature_width == config.width else nn.Linear(feature_width, config.width, bias=True)
+        )
+        self.time = nn.Parameter(torch.randn(config.num_frames, config.width) * 0.02)
+        self.position = (
+            nn.Parameter(torch.randn(num_patches, config.width) * 0.02) if config.position_embeddings else None
+        )
+        self.latents = nn.Parameter(torch.randn(config.num_latents, config.width) * 0.02)
+        self.layers = nn.ModuleList([ResamplerLayer(config) for _ in range(config.depth)])
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[K, T, P, feature_width]` -> visual tokens `[K, N, D]`.
+
+        Raises:
+            ModelError: if there are position embeddings and P is not what they were made for.
+        """
+        x = self.project(features.to(self.latents.dtype))  # [K, T, P, D]
+        x = x + interpolate_time(self.time, features.shape[1])[:, None, :]  # [T, 1, D]
+        if self.position is not None:
+            if features.shape[2] != self.num_patches:
+                raise ModelError(
+                    f"frames have {features.shape[2]} patches, but the position embeddings were made for "
+                    f"{self.num_patches}; use the image size of the configuration"
+                )
+            x = x + self.position
+        x = x.flatten(1, 2)  # [K, T*P, D]
+        latents = self.latents.expand(len(x), -1, -1)  # [K, N, D]
+        for layer in self.layers:
+            latents = layer(latents, x)
+        return self.norm(latents)
