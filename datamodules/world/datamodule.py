@@ -1,0 +1,151 @@
+"""The world as a LightningDataModule: cached features of encoded videos, texts drawn anew at every step."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.world.features import CachedScene, cached_features, plan_scenes
+from datamodules.world.questions import captions, questions
+from videoflamingo.models.vision import VisionConfig
+from videoflamingo.prompt import PromptTemplate
+from videoflamingo.torchvision_operators import declare_missing_operators
+from videoflamingo.training.batch import Sample, collate
+
+declare_missing_operators()
+import lightning as L  # noqa: E402  (its import needs the declaration above)
+
+TRAIN_FIRST_SEED = 0
+VALIDATION_FIRST_SEED = 1_000_000
+TEST_FIRST_SEED = 2_000_000
+REVERSED_SHARE = 0.5  # of videos shown backwards, with the answers that go with it
+
+# A batch is of one group, so that its texts have similar lengths: share of the steps, share of captions in it.
+GROUPS = {"picture": (0.4, 0.8), "video": (0.6, 0.4)}
+
+
+class WorldTexts(Dataset[Sample]):
+    """Scenes with a text each; text `(scene, draw)` is a function of the seed, the scene and the draw only."""
+
+    def __init__(self, scenes: list[CachedScene], seed: int) -> None:
+        self.scenes, self.seed = scenes, seed
+        self.template = PromptTemplate()
+        self.groups = {
+            "picture": [index for index, cached in enumerate(scenes) if cached.scene.kind == "picture"],
+            "video": [index for index, cached in enumerate(scenes) if cached.scene.kind != "picture"],
+        }
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        index, draw = key
+        scene, features = self.scenes[index].scene, self.scenes[index].features
+        rng = np.random.default_rng([self.seed, index, draw])
+        group = "picture" if scene.kind == "picture" else "video"
+        if rng.random() < REVERSED_SHARE:
+            scene, features = scene.reversed_in_time(), features[::-1]
+        if rng.random() < GROUPS[group][1]:
+            segments = self.template.ask(None, str(rng.choice(captions(scene))))
+        else:
+            asked = questions(scene, rng)
+            question = asked[rng.integers(len(asked))]
+            segments = self.template.ask(question.question, question.answer)
+        return Sample(segments, [features], group)
+
+
+class WorldBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (scene, draw), each of one group; batch `i` is a function of the seed and `i`."""
+
+    def __init__(self, texts: WorldTexts, sizes: dict[str, int], num_batches: int, seed: int) -> None:
+        self.texts, self.sizes, self.num_batches, self.seed = texts, sizes, num_batches, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        groups = [group for group in GROUPS if self.texts.groups[group]]
+        shares = np.array([GROUPS[group][0] for group in groups])
+        for index in range(self.num_batches):
+            rng = np.random.default_rng([self.seed, self.epoch, index])
+            group = groups[rng.choice(len(groups), p=shares / shares.sum())]
+            members = self.texts.groups[group]
+            chosen = rng.choice(members, size=self.sizes[group], replace=len(members) < self.sizes[group])
+            yield [(int(scene), int(rng.integers(1 << 31))) for scene in chosen]
+
+
+class WorldData(L.LightningDataModule):
+    """Videos and pictures with known answers, made on this machine from seeds (see `datamodules.world`).
+
+    Args:
+        folder: where tower features are cached (92 kB a frame at 192 pixels).
+        vision: the tower; the recipe links it to the model's.
+        num_videos, num_pictures: scenes to train on; validation takes a twentieth as many, from other seeds.
+        picture_batch_size, video_batch_size: texts a step.
+        steps_per_epoch: an epoch has no natural end here.
+        num_workers: processes that make videos while the cache is built.
+        seed: of texts and order.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        vision: VisionConfig,
+        num_videos: int = 6000,
+        num_pictures: int = 10000,
+        picture_batch_size: int = 96,
+        video_batch_size: int = 48,
+        steps_per_epoch: int = 500,
+        num_workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.folder = Path(folder).expanduser()
+        self.vision = vision
+        self.num_scenes = {"train": (num_videos, num_pictures), "validate": (num_videos // 20, num_pictures // 20)}
+        self.sizes = {"picture": picture_batch_size, "video": video_batch_size}
+        self.steps_per_epoch = steps_per_epoch
+        self.num_workers = num_workers
+        self.seed = seed
+        self.texts: dict[str, WorldTexts] = {}
+
+    def prepare_data(self) -> None:
+        """Build the cache, in one process only."""
+        for stage in self.num_scenes:
+            self._scenes(stage)
+
+    def setup(self, stage: str) -> None:
+        for name in self.num_scenes:
+            self.texts[name] = WorldTexts(self._scenes(name), self.seed)
+
+    def _scenes(self, stage: str) -> list[CachedScene]:
+        first = TRAIN_FIRST_SEED if stage == "train" else VALIDATION_FIRST_SEED
+        plan = plan_scenes(*self.num_scenes[stage], first)
+        return cached_features(self.folder, self.vision, plan, num_workers=self.num_workers)
+
+    def sample_features(self, num_scenes: int = 300) -> Tensor:
+        """Raw features `[F, P, D]` of the first training scenes, for the model's standardisation."""
+        scenes = self.texts["train"].scenes[:num_scenes]
+        return torch.from_numpy(np.concatenate([cached.features for cached in scenes]))
+
+    def _loader(self, stage: str, num_batches: int) -> DataLoader[Sample]:
+        texts = self.texts[stage]
+        batches = WorldBatches(texts, self.sizes, num_batches, self.seed)
+        return DataLoader(texts, batch_sampler=batches, collate_fn=collate)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        return self._loader("train", self.steps_per_epoch)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        return self._loader("validate", 20)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        return self._loader("validate", 20)

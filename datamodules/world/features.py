@@ -1,0 +1,126 @@
+"""Scenes -> files -> clips -> frozen tower features, kept on disk so that training pays for them once.
+
+Every video is really encoded and really decoded: what the trained parts see here is what they see in a user's file.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.world.render import write_picture, write_video
+from datamodules.world.sampling import sample_scene
+from datamodules.world.scene import Scene
+from videoflamingo.clip import Clip
+from videoflamingo.models.vision import VisionConfig, VisionTower
+from videoflamingo.video import load_clip
+
+logger = logging.getLogger(__name__)
+
+SHARD_SCENES = 250
+NUM_FRAMES = 8
+PICTURE_SEEDS = 500_000  # pictures' seeds follow the videos' at this distance
+# Share of each kind among the videos; pictures are counted apart.
+VIDEO_KINDS = {"move": 0.4, "sequence": 0.3, "event": 0.15, "pair": 0.15}
+
+
+def make_clip(scene: Scene, num_frames: int = NUM_FRAMES) -> Clip:
+    """The scene written to a temporary file and read back: H.264 for videos, PNG for pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        if scene.kind == "picture":
+            return load_clip(write_picture(scene, Path(folder) / "scene.png"), num_frames=1)
+        return load_clip(write_video(scene, Path(folder) / "scene.mp4"), num_frames=num_frames)
+
+
+def plan_scenes(num_videos: int, num_pictures: int, first_seed: int) -> list[tuple[int, str]]:
+    """Seed and kind of each scene: videos of all kinds interleaved in fixed shares, then pictures.
+
+    A larger plan starts with the smaller one's videos and pictures, so that a cache can grow.
+    """
+    kinds = list(VIDEO_KINDS)
+    given = dict.fromkeys(kinds, 0)
+    plan: list[tuple[int, str]] = []
+    for index in range(num_videos):
+        kind = max(kinds, key=lambda name: VIDEO_KINDS[name] * (index + 1) - given[name])  # furthest behind its share
+        given[kind] += 1
+        plan.append((first_seed + index, kind))
+    return plan + [(first_seed + PICTURE_SEEDS + index, "picture") for index in range(num_pictures)]
+
+
+@dataclass(frozen=True, eq=False)
+class CachedScene:
+    """One scene with its raw tower features `[T, P, D]`, float16, memory-mapped."""
+
+    scene: Scene
+    features: np.ndarray
+
+
+def cached_features(
+    folder: Path, vision: VisionConfig, scenes: list[tuple[int, str]], *, split: str = "train", num_workers: int = 2
+) -> list[CachedScene]:
+    """Features of all scenes, made where they are missing; a broken-off run goes on where it stopped.
+
+    Args:
+        folder: the cache; each tower configuration and split has a folder of its own below it.
+        scenes: seed and kind of each, see `plan_scenes`.
+        num_workers: processes that make and decode videos, beside this one, which encodes frames.
+    """
+    key = {
+        "vision": {k: v for k, v in asdict(vision).items() if k not in ("chunk_size", "standardise")},
+        "split": split,
+    }
+    digest = hashlib.sha256(json.dumps({**key, "num_frames": NUM_FRAMES}, sort_keys=True).encode()).hexdigest()[:16]
+    folder = folder / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [scenes[start : start + SHARD_SCENES] for start in range(0, len(scenes), SHARD_SCENES)]
+    missing = [shard for shard in shards if not _shard_path(folder, shard).exists()]
+    if missing:
+        _make_shards(folder, vision, missing, split, num_workers)
+    return [cached for shard in shards for cached in _read_shard(folder, shard, split)]
+
+
+def _shard_path(folder: Path, shard: list[tuple[int, str]]) -> Path:
+    digest = hashlib.sha256(json.dumps(shard).encode()).hexdigest()[:12]
+    return folder / f"scenes-{shard[0][0]:08d}-{digest}.npy"
+
+
+def _frames_of(job: tuple[int, str, str]) -> np.ndarray:
+    seed, kind, split = job
+    return make_clip(sample_scene(seed, kind, split)).frames
+
+
+def _make_shards(
+    folder: Path, vision: VisionConfig, shards: list[list[tuple[int, str]]], split: str, num_workers: int
+) -> None:
+    import torch
+
+    tower = VisionTower(vision).to(torch.bfloat16)
+    jobs = [(seed, kind, split) for shard in shards for seed, kind in shard]
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        clips: Iterator[np.ndarray] = pool.map(_frames_of, jobs, chunksize=8)
+        for number, shard in enumerate(shards, start=1):
+            frames = [next(clips) for _ in shard]
+            pixels = torch.cat([tower.preprocess(clip) for clip in frames])
+            features = tower(pixels).to(torch.float16).numpy()  # [F, P, D]
+            path = _shard_path(folder, shard)
+            unfinished = path.with_suffix(".part")
+            with unfinished.open("wb") as file:
+                np.save(file, features)
+            unfinished.rename(path)
+            logger.info("features of the world: %d of %d shards of %d scenes", number, len(shards), SHARD_SCENES)
+
+
+def _read_shard(folder: Path, shard: list[tuple[int, str]], split: str) -> Iterator[CachedScene]:
+    features = np.load(_shard_path(folder, shard), mmap_mode="r")
+    start = 0
+    for seed, kind in shard:
+        count = 1 if kind == "picture" else NUM_FRAMES
+        yield CachedScene(sample_scene(seed, kind, split), features[start : start + count])
+        start += count

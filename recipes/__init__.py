@@ -1,0 +1,1 @@
+"""Recipes: YAML files for `videoflamingo fit`, listed by `videoflamingo recipes ls`. No Python lives here."""

@@ -1,0 +1,1 @@
+"""LightningModule, LightningCLI and callbacks."""

@@ -1,0 +1,177 @@
+"""Training: the objective, what is trained, and with which optimiser (Flamingo v1 3.2.3, v2 B.1.2)."""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videoflamingo.errors import ModelError
+from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
+from videoflamingo.prompt import IGNORED_LABEL, encode_prompt, pad_prompts
+from videoflamingo.torchvision_operators import declare_missing_operators
+from videoflamingo.training.batch import Batch
+
+declare_missing_operators()
+import lightning as L  # noqa: E402  (its import needs the declaration above)
+
+
+class FlamingoTraining(L.LightningModule):
+    """Negative log-likelihood of text given media; frozen tower and language model, trained bridge.
+
+    Args:
+        config: the model.
+        learning_rate: peak, reached after `warmup_steps`; the paper's is 1e-4 after 5,000.
+        final_learning_rate_share: the rate falls linearly to this share of the peak at `trainer.max_steps`; 1 keeps it
+            constant, as in the paper.
+        weight_decay: of gated blocks and new tokens; the resampler has none (v2 B.1.2).
+        loss_on: `all` text, the paper's objective, or `answers` only.
+        language_attention: kernel of the frozen language model. On CPU the backward of `sdpa` costs more than all
+            matrix products together for short texts; `eager` does not.
+        frozen_dtype: type of the frozen parts (the trained ones stay float32).
+        init_from: a checkpoint folder whose trained weights are the start.
+    """
+
+    def __init__(
+        self,
+        config: FlamingoConfig,
+        learning_rate: float = 1e-4,
+        warmup_steps: int = 5000,
+        final_learning_rate_share: float = 1.0,
+        weight_decay: float = 0.1,
+        loss_on: Literal["all", "answers"] = "all",
+        language_attention: Literal["sdpa", "eager"] = "sdpa",
+        frozen_dtype: Literal["float32", "bfloat16"] = "bfloat16",
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.strict_loading = (
+            False  # frozen weights are not in checkpoints; on_load_checkpoint is strict about the rest
+        )
+        self.config = config
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.final_learning_rate_share = final_learning_rate_share
+        self.weight_decay = weight_decay
+        self.loss_on = loss_on
+        self.language_attention = language_attention
+        self.frozen_dtype = getattr(torch, frozen_dtype)
+        self.init_from = init_from
+        self.flamingo: Flamingo | None = None
+
+    def configure_model(self) -> None:
+        """Build the model once, however often Lightning calls."""
+        if self.flamingo is not None:
+            return
+        self.flamingo = Flamingo(self.config, dtype=self.frozen_dtype)
+        self.flamingo.language_model.set_attn_implementation(self.language_attention)
+        if self.init_from is not None:
+            from videoflamingo.models.checkpoint import load_trainable
+
+            load_trainable(self.flamingo, self.init_from)
+
+    @property
+    def model(self) -> Flamingo:
+        """The model; only after `configure_model`."""
+        if self.flamingo is None:
+            raise ModelError("the model is built by configure_model, which the Trainer calls")
+        return self.flamingo
+
+    def on_fit_start(self) -> None:
+        """Measure the feature standardisation on the datamodule's frames, unless a checkpoint brought one."""
+        vision = self.model.vision
+        untouched = bool((vision.feature_mean == 0).all())
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if self.config.vision.standardise and untouched and hasattr(datamodule, "sample_features"):
+            vision.fit_standardisation(datamodule.sample_features())
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Features go to the device; prompts and frame_index are read on the host."""
+        return replace(batch, features=batch.features.to(device, non_blocking=True))
+
+    def loss_sum(self, batch: Batch) -> tuple[Tensor, int]:
+        """Summed negative log-likelihood of the batch's labels, and how many there are."""
+        model = self.model
+        tokenizer = model.tokenizer
+        encoded = [
+            encode_prompt(
+                segments,
+                lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+                end_of_chunk_id=model.end_of_chunk_id,
+                media_tag=self.config.media_tag,
+                begin_id=tokenizer.bos_token_id,
+            )
+            for segments in batch.prompts
+        ]
+        padded = pad_prompts(encoded, side="right", loss_on=self.loss_on)
+        labels = torch.from_numpy(padded.labels).to(self.device)[:, 1:]  # [B, L-1]: what follows each position
+        is_labelled = F.pad(labels != IGNORED_LABEL, (0, 1))  # [B, L]
+        visual_tokens = model.resample(batch.features, batch.frame_index)
+        output = model(
+            torch.from_numpy(padded.input_ids).to(self.device),
+            torch.from_numpy(padded.media_index).to(self.device),
+            visual_tokens=visual_tokens,
+            attention_mask=torch.from_numpy(padded.attention_mask).to(self.device),
+            logits_at=is_labelled,
+        )
+        targets = labels[labels != IGNORED_LABEL]  # [K]
+        return F.cross_entropy(output.logits, targets, reduction="sum"), len(targets)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        total, count = self.loss_sum(batch)
+        loss = total / max(count, 1)
+        self.log(f"loss/{batch.names[0]}", loss.detach(), batch_size=len(batch))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        total, count = self.loss_sum(batch)
+        self.log(f"val_loss/{batch.names[0]}", total / max(count, 1), batch_size=len(batch), add_dataloader_idx=False)
+        self.log("val_loss", total / max(count, 1), batch_size=len(batch), prog_bar=True, add_dataloader_idx=False)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        total, count = self.loss_sum(batch)
+        self.log(f"test_loss/{batch.names[0]}", total / max(count, 1), batch_size=len(batch))
+
+    def configure_optimizers(self) -> Any:
+        undecayed: list[torch.nn.Parameter] = []
+        decayed: list[torch.nn.Parameter] = []
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                (undecayed if name.startswith("resampler.") else decayed).append(parameter)
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": undecayed, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate_share(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        total = self.trainer.max_steps
+        if self.final_learning_rate_share == 1.0 or total <= self.warmup_steps:
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / (total - self.warmup_steps))
+        return 1.0 + (self.final_learning_rate_share - 1.0) * done
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen weights live elsewhere and are not saved again."""
+        checkpoint["state_dict"] = {f"flamingo.{key}": value for key, value in self.model.trainable_state().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Everything trained must be there, and nothing else.
+
+        Raises:
+            ModelError: if a trained weight is missing or an unknown one is present.
+        """
+        self.configure_model()
+        expected = {f"flamingo.{key}" for key in self.model.trainable_state()}
+        found = set(checkpoint["state_dict"])
+        if expected != found:
+            raise ModelError(
+                f"checkpoint does not fit the model: missing {sorted(expected - found) or 'nothing'}, "
+                f"unexpected {sorted(found - expected) or 'nothing'}; use the recipe it was trained with"
+            )
