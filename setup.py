@@ -34,6 +34,7 @@ setup(
     package_dir={"videoflamingo.tools": "tools", "videoflamingo.recipes": "recipes"},
     package_data={
         "videoflamingo": ["py.typed", "bundled/tiny/*"],
+        "videoflamingo.tools": ["*.html"],
         "videoflamingo.recipes": ["**/*.yaml"],
     },
     entry_points={"console_scripts": ["videoflamingo=videoflamingo.cli:entry"]},

@@ -178,15 +178,21 @@ def _beam_search(
     decoder.select(torch.arange(num_prompts, device=device).repeat_interleave(num_beams))
     beams = [[Generated([], [])] for _ in range(num_prompts)]  # one at first: equal beams would stay equal
     finished: list[list[Generated]] = [[] for _ in range(num_prompts)]
+    settled = [False] * num_prompts  # its search is over, whatever the other prompts of the batch still do
     for step in range(max_new_tokens):
         rows: list[int] = []
         tokens: list[int] = []
         for prompt in range(num_prompts):
             first = prompt * num_beams
+            if settled[prompt]:
+                rows += range(first, first + num_beams)
+                tokens += [0] * num_beams
+                continue
             own = log_probabilities[first : first + len(beams[prompt])]
             own = rules.forbid(own, [beam.token_ids for beam in beams[prompt]])
             totals = own + torch.tensor([[sum(beam.log_probabilities)] for beam in beams[prompt]], device=device)
             enough = num_beams * (len(rules.stops) + 1)  # even if every beam's best tokens all end it
+            enough = min(enough, totals.numel())
             candidates = totals.flatten().topk(enough).indices.tolist()
             going_on: list[tuple[int, Generated]] = []
             for candidate in candidates:
@@ -201,16 +207,16 @@ def _beam_search(
             beams[prompt] = [beam for _, beam in going_on]
             rows += [row for row, _ in going_on]
             tokens += [beam.token_ids[-1] for beam in beams[prompt]]
-        settled = all(
-            len(finished[prompt]) == num_beams and rank(finished[prompt][-1]) >= max(map(rank, beams[prompt]))
-            for prompt in range(num_prompts)
-        )
-        if settled or step == max_new_tokens - 1:
+            best_going_on = max(map(rank, beams[prompt]))
+            settled[prompt] = len(finished[prompt]) == num_beams and rank(finished[prompt][-1]) >= best_going_on
+            if not settled[prompt] and step == max_new_tokens - 1:  # cut off here, beams compete with those that ended
+                finished[prompt] += beams[prompt]
+        if all(settled) or step == max_new_tokens - 1:
             break
         decoder.select(torch.tensor(rows, device=device), same_media=True)
         decoder.append(torch.tensor(tokens, device=device))
         log_probabilities = decoder.next_log_probabilities()
-    return [max(finished[prompt] or beams[prompt], key=rank) for prompt in range(num_prompts)]
+    return [max(ended, key=rank) for ended in finished]
 
 
 @torch.inference_mode()

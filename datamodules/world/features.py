@@ -6,7 +6,6 @@ Every video is really encoded and really decoded: what the trained parts see her
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -15,34 +14,25 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.world.render import write_picture, write_video
+from datamodules.world.clips import NUM_FRAMES, frames_of
 from datamodules.world.sampling import sample_scene
 from datamodules.world.scene import Scene
-from videoflamingo.clip import Clip
 from videoflamingo.models.vision import VisionConfig, VisionTower
-from videoflamingo.video import load_clip
 
 logger = logging.getLogger(__name__)
 
 SHARD_SCENES = 250
-NUM_FRAMES = 8
+FEATURES_VERSION = 2  # raised whenever the same scenes would give other features; older caches are then left alone
 PICTURE_SEEDS = 500_000  # pictures' seeds follow the videos' at this distance
 # Share of each kind among the videos; pictures are counted apart.
 VIDEO_KINDS = {"move": 0.4, "sequence": 0.3, "event": 0.15, "pair": 0.15}
 
 
-def make_clip(scene: Scene, num_frames: int = NUM_FRAMES) -> Clip:
-    """The scene written to a temporary file and read back: H.264 for videos, PNG for pictures."""
-    with tempfile.TemporaryDirectory() as folder:
-        if scene.kind == "picture":
-            return load_clip(write_picture(scene, Path(folder) / "scene.png"), num_frames=1)
-        return load_clip(write_video(scene, Path(folder) / "scene.mp4"), num_frames=num_frames)
-
-
 def plan_scenes(num_videos: int, num_pictures: int, first_seed: int) -> list[tuple[int, str]]:
     """Seed and kind of each scene: videos of all kinds interleaved in fixed shares, then pictures.
 
-    A larger plan starts with the smaller one's videos and pictures, so that a cache can grow.
+    A larger plan starts with the smaller one's videos and pictures, so that a cache grows without being made again
+    (by whole shards: where the counts are multiples of `SHARD_SCENES`).
     """
     kinds = list(VIDEO_KINDS)
     given = dict.fromkeys(kinds, 0)
@@ -72,11 +62,9 @@ def cached_features(
         scenes: seed and kind of each, see `plan_scenes`.
         num_workers: processes that make and decode videos, beside this one, which encodes frames.
     """
-    key = {
-        "vision": {k: v for k, v in asdict(vision).items() if k not in ("chunk_size", "standardise")},
-        "split": split,
-    }
-    digest = hashlib.sha256(json.dumps({**key, "num_frames": NUM_FRAMES}, sort_keys=True).encode()).hexdigest()[:16]
+    tower = {name: value for name, value in asdict(vision).items() if name not in ("chunk_size", "standardise")}
+    key = {"vision": tower, "split": split, "num_frames": NUM_FRAMES, "version": FEATURES_VERSION}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = folder / digest
     folder.mkdir(parents=True, exist_ok=True)
     shards = [scenes[start : start + SHARD_SCENES] for start in range(0, len(scenes), SHARD_SCENES)]
@@ -91,11 +79,6 @@ def _shard_path(folder: Path, shard: list[tuple[int, str]]) -> Path:
     return folder / f"scenes-{shard[0][0]:08d}-{digest}.npy"
 
 
-def _frames_of(job: tuple[int, str, str]) -> np.ndarray:
-    seed, kind, split = job
-    return make_clip(sample_scene(seed, kind, split)).frames
-
-
 def _make_shards(
     folder: Path, vision: VisionConfig, shards: list[list[tuple[int, str]]], split: str, num_workers: int
 ) -> None:
@@ -104,7 +87,7 @@ def _make_shards(
     tower = VisionTower(vision).to(torch.bfloat16)
     jobs = [(seed, kind, split) for shard in shards for seed, kind in shard]
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        clips: Iterator[np.ndarray] = pool.map(_frames_of, jobs, chunksize=8)
+        clips: Iterator[np.ndarray] = pool.map(frames_of, jobs, chunksize=8)
         for number, shard in enumerate(shards, start=1):
             frames = [next(clips) for _ in shard]
             pixels = torch.cat([tower.preprocess(clip) for clip in frames])

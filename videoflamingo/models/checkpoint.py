@@ -61,7 +61,7 @@ def read_config(folder: Path) -> FlamingoConfig:
         stored: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
-    found = stored.pop("format", None)
+    found = stored.pop("format", None) if isinstance(stored, dict) else None
     if found != FORMAT:
         raise ModelError(f"{path}: format is {found!r}, this version reads {FORMAT!r}")
     try:
@@ -84,6 +84,7 @@ def save_checkpoint(model: Flamingo, folder: str | os.PathLike[str], dtype: torc
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.trainable_state().items()}
     unfinished = folder / f"{WEIGHTS_FILE}.part"
     save_file(state, unfinished, metadata={"format": "pt"})
+    unfinished.chmod(0o644)  # safetensors makes files that only their owner can read
     unfinished.replace(folder / WEIGHTS_FILE)
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(model.config)}, indent=2)
     (folder / CONFIG_FILE).write_text(text + "\n", "utf-8")
@@ -123,7 +124,7 @@ def _differences(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list
 
 
 def load_checkpoint(name: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Flamingo:
-    """A model in eval mode, all its floating-point weights in `dtype`, on the CPU.
+    """A model in eval mode, all its weights in `dtype` (means and deviations stay float32), on the CPU.
 
     Args:
         name: a bundled model's name or a checkpoint folder.
@@ -134,4 +135,6 @@ def load_checkpoint(name: str | os.PathLike[str], dtype: torch.dtype = torch.flo
     folder = find_checkpoint(name)
     model = Flamingo(read_config(folder), dtype=dtype)
     load_trainable(model, folder)
-    return model.to(dtype).eval()
+    for trained in (model.resampler, model.blocks, model.new_tokens):
+        trained.to(dtype)
+    return model.eval()

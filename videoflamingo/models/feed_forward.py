@@ -5,6 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videoflamingo.errors import ModelError
+
 Activation = Literal["squared_relu", "gelu"]
 
 
@@ -13,6 +15,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, multiplier: float, activation: Activation) -> None:
         super().__init__()
+        if activation not in ("squared_relu", "gelu"):
+            raise ModelError(f"activation is {activation!r}; choose squared_relu or gelu")
         hidden = int(width * multiplier)
         self.norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, hidden, bias=False)

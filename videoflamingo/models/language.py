@@ -1,7 +1,12 @@
 """The frozen language model: any Hugging Face causal LM with a list of decoder layers, loaded from where it lives."""
 
+import contextlib
 import importlib.util
+import io
+import logging
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,8 @@ from torch import Tensor, nn
 
 from videoflamingo.errors import ModelError
 from videoflamingo.torchvision_operators import declare_missing_operators
+
+logger = logging.getLogger(__name__)
 
 # Language models whose weights come inside a Python package: name -> (package to install, its folder, GGUF file).
 PACKAGED_LANGUAGE_MODELS = {
@@ -79,14 +86,29 @@ def load_language_model(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        with _without_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"language model {name!r} cannot be loaded: it is neither a folder with a model nor reachable on a hub "
             f"({str(error).splitlines()[0]}); without a network use {', '.join(PACKAGED_LANGUAGE_MODELS)} or a folder"
         ) from error
     return model.requires_grad_(False).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Loading takes two seconds and is no news; bars that the caller had are back afterwards."""
+    from transformers.utils import logging as transformers_logging
+
+    were_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_enabled:
+            transformers_logging.enable_progress_bar()
 
 
 def cache_folder() -> Path:
@@ -107,19 +129,27 @@ def _unpacked(name: str) -> Path:
     source = Path(spec.submodule_search_locations[0])
     folder = cache_folder() / f"{Path(file_name).stem}-{(source / file_name).stat().st_size}"
     if not folder.exists():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        logger.warning("first use of %s: it is unpacked into %s, which takes about 20 s", name, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:  # gone again after an error or Ctrl-C
+            made = Path(unfinished) / folder.name
+            _unpack(source, file_name, made)
+            try:
+                made.rename(folder)
+            except OSError:  # another process finished first
+                if not folder.exists():
+                    raise
+    return folder
 
-        unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-        unfinished.mkdir(parents=True)
+
+def _unpack(source: Path, file_name: str, folder: Path) -> None:
+    """Write a GGUF file's dequantised weights and its tokenizer as an ordinary model folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _without_progress_bars(), contextlib.redirect_stderr(io.StringIO()):  # its GGUF bar cannot be turned off
         quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=file_name, dtype=torch.float32)
         settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
         plain = AutoModelForCausalLM.from_config(type(quantised.config)(**settings))
         plain.load_state_dict(quantised.state_dict())  # the weights are already float32; only the label is in the way
-        plain.save_pretrained(unfinished)
-        AutoTokenizer.from_pretrained(source, gguf_file=file_name).save_pretrained(unfinished)
-        try:
-            unfinished.rename(folder)
-        except OSError:  # another process finished first
-            if not folder.exists():
-                raise
-    return folder
+        plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, gguf_file=file_name).save_pretrained(folder)

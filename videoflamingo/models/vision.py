@@ -1,5 +1,6 @@
 """The frozen vision tower: pixels to a grid of features per frame (Flamingo v2 2.1), through timm."""
 
+import copy
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,10 @@ class VisionConfig:
     standardise: bool = False
     chunk_size: int = 32
 
+    def __post_init__(self) -> None:
+        if self.fit not in ("pad", "crop", "stretch"):
+            raise ModelError(f"VisionConfig.fit is {self.fit!r}; choose pad, crop or stretch")
+
 
 class VisionTower(nn.Module):
     """A frozen timm model without its head; stays in eval mode and gives no gradients.
@@ -67,7 +72,8 @@ class VisionTower(nn.Module):
         settings = self.backbone.pretrained_cfg
         self.register_buffer("pixel_mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
-        probe = self._features(torch.zeros(1, 3, config.image_size, config.image_size))
+        shadow = copy.deepcopy(self.backbone).to("meta").eval()  # has shapes and no data: nothing is computed
+        probe = _features(shadow, torch.empty(1, 3, config.image_size, config.image_size, device="meta"))
         self.num_patches, self.width = probe.shape[1:]
         self.register_buffer("feature_mean", torch.zeros(self.width), persistent=config.standardise)
         self.register_buffer("feature_std", torch.ones(self.width), persistent=config.standardise)
@@ -100,7 +106,7 @@ class VisionTower(nn.Module):
         """Pixels `[F, 3, image_size, image_size]` -> raw features `[F, P, D]` in the tower's type, chunk by chunk."""
         dtype = next(self.backbone.parameters()).dtype
         chunks = pixels.to(dtype).split(self.config.chunk_size)
-        return torch.cat([self._features(chunk) for chunk in chunks])
+        return torch.cat([_features(self.backbone, chunk) for chunk in chunks])
 
     def standardise(self, features: Tensor) -> Tensor:
         """Raw features `[..., D]` with the stored mean and deviation of each channel taken out, if so configured."""
@@ -115,11 +121,13 @@ class VisionTower(nn.Module):
         deviation = flat.std(0)
         self.feature_std.copy_(deviation.clamp_min(1e-3 * float(deviation.mean())))
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        maps = self.backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))
-        if maps.dim() == 4:  # convolutional: [F, D, rows, columns]
-            return maps.flatten(2).transpose(1, 2)
-        return maps[:, self.backbone.num_prefix_tokens :]  # transformer: [F, prefix + P, D]
+
+def _features(backbone: Any, pixels: Tensor) -> Tensor:
+    """Pixels `[F, 3, size, size]` -> the last feature map of a timm model, as `[F, P, D]`."""
+    maps = backbone.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+    if maps.dim() == 4:  # convolutional: [F, D, rows, columns]
+        return maps.flatten(2).transpose(1, 2)
+    return maps[:, backbone.num_prefix_tokens :]  # transformer: [F, prefix + P, D]
 
 
 def _load_backbone(name: str) -> nn.Module:
@@ -136,7 +144,12 @@ def _load_backbone(name: str) -> nn.Module:
         path = Path(spec.submodule_search_locations[0]) / weights
         return _fill_in_order(timm.create_model(timm_name, pretrained=False), path)
     if name.startswith("random:"):
-        return timm.create_model(name.removeprefix("random:"), pretrained=False)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # the same random weights each time, since no checkpoint stores them
+                return timm.create_model(name.removeprefix("random:"), pretrained=False)
+        except RuntimeError as error:
+            raise ModelError(f"vision tower {name!r} is no model of timm ({error}); see timm.list_models()") from error
     try:
         return timm.create_model(name, pretrained=True)
     except (RuntimeError, OSError, ValueError) as error:

@@ -1,15 +1,25 @@
 """Training: the objective, what is trained, and with which optimiser (Flamingo v1 3.2.3, v2 B.1.2)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from videoflamingo.errors import ModelError
+from videoflamingo.generation import generate
 from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
-from videoflamingo.prompt import IGNORED_LABEL, encode_prompt, pad_prompts
+from videoflamingo.prompt import (
+    IGNORED_LABEL,
+    EncodedPrompt,
+    PromptTemplate,
+    Segment,
+    Text,
+    encode_prompt,
+    pad_prompts,
+)
 from videoflamingo.torchvision_operators import declare_missing_operators
 from videoflamingo.training.batch import Batch
 
@@ -93,18 +103,7 @@ class FlamingoTraining(L.LightningModule):
     def loss_sum(self, batch: Batch) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of the batch's labels, and how many there are."""
         model = self.model
-        tokenizer = model.tokenizer
-        encoded = [
-            encode_prompt(
-                segments,
-                lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
-                end_of_chunk_id=model.end_of_chunk_id,
-                media_tag=self.config.media_tag,
-                begin_id=tokenizer.bos_token_id,
-            )
-            for segments in batch.prompts
-        ]
-        padded = pad_prompts(encoded, side="right", loss_on=self.loss_on)
+        padded = pad_prompts(self._encode(batch.prompts), side="right", loss_on=self.loss_on)
         labels = torch.from_numpy(padded.labels).to(self.device)[:, 1:]  # [B, L-1]: what follows each position
         is_labelled = F.pad(labels != IGNORED_LABEL, (0, 1))  # [B, L]
         visual_tokens = model.resample(batch.features, batch.frame_index)
@@ -131,8 +130,49 @@ class FlamingoTraining(L.LightningModule):
         self.log("val_loss", total / max(count, 1), batch_size=len(batch), prog_bar=True, add_dataloader_idx=False)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Loss, and the share of answers generated word for word."""
         total, count = self.loss_sum(batch)
+        said = self.predict_step(batch, batch_index)
+        exact = sum(one["answer"] == one["truth"] for one in said) / len(said)
         self.log(f"test_loss/{batch.names[0]}", total / max(count, 1), batch_size=len(batch))
+        self.log(f"test_exact/{batch.names[0]}", exact, batch_size=len(batch), prog_bar=True)
+
+    def predict_step(self, batch: Batch, batch_index: int) -> list[dict[str, str]]:
+        """Greedy answers to the batch's prompts, each cut before its first answer.
+
+        Returns:
+            for each sample `name`, `prompt`, `answer` (generated) and `truth`.
+        """
+        prompts, truths = [], []
+        for segments in batch.prompts:
+            place = next(at for at, one in enumerate(segments) if isinstance(one, Text) and one.is_answer)
+            prompts.append(segments[:place])
+            truths.append(cast(Text, segments[place]).text.strip())
+        visual_tokens = self.model.resample(batch.features, batch.frame_index)
+        generated = generate(self.model, self._encode(prompts), visual_tokens)
+        tokenizer, first_new = self.model.tokenizer, self.model.end_of_chunk_id
+        said = [
+            PromptTemplate().trim(tokenizer.decode([token for token in one.token_ids if token < first_new]))
+            for one in generated
+        ]
+        asked = ["".join(one.text for one in prompt if isinstance(one, Text)) for prompt in prompts]
+        return [
+            {"name": name, "prompt": prompt, "answer": answer, "truth": truth}
+            for name, prompt, answer, truth in zip(batch.names, asked, said, truths, strict=True)
+        ]
+
+    def _encode(self, prompts: Sequence[list[Segment]]) -> list[EncodedPrompt]:
+        tokenizer = self.model.tokenizer
+        return [
+            encode_prompt(
+                segments,
+                lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+                end_of_chunk_id=self.model.end_of_chunk_id,
+                media_tag=self.config.media_tag,
+                begin_id=tokenizer.bos_token_id,
+            )
+            for segments in prompts
+        ]
 
     def configure_optimizers(self) -> Any:
         undecayed: list[torch.nn.Parameter] = []
