@@ -24,15 +24,15 @@ VALIDATION_FIRST_SEED = 1_000_000
 TEST_FIRST_SEED = 2_000_000
 REVERSED_SHARE = 0.5  # of videos shown backwards, with the answers that go with it
 
-# A batch is of one group, so that its texts have similar lengths: share of the steps, share of captions in it.
-GROUPS = {"picture": (0.35, 0.8), "video": (0.65, 0.5)}
+# A batch is of one group, so that its texts have similar lengths: the group's share of the steps.
+GROUPS = {"picture": 0.35, "video": 0.65}
 
 
 class WorldTexts(Dataset[Sample]):
     """Scenes with a text each; text `(scene, draw)` is a function of the seed, the scene and the draw only."""
 
-    def __init__(self, scenes: list[CachedScene], seed: int) -> None:
-        self.scenes, self.seed = scenes, seed
+    def __init__(self, scenes: list[CachedScene], seed: int, caption_shares: dict[str, float]) -> None:
+        self.scenes, self.seed, self.caption_shares = scenes, seed, caption_shares
         self.template = PromptTemplate()
         self.groups = {
             "picture": [index for index, cached in enumerate(scenes) if cached.scene.kind == "picture"],
@@ -49,7 +49,7 @@ class WorldTexts(Dataset[Sample]):
         group = "picture" if scene.kind == "picture" else "video"
         if rng.random() < REVERSED_SHARE:
             scene, features = scene.reversed_in_time(), features[::-1]
-        if rng.random() < GROUPS[group][1]:
+        if rng.random() < self.caption_shares[group]:
             segments = self.template.ask(None, str(rng.choice(captions(scene))))
         else:
             asked = questions(scene, rng)
@@ -75,7 +75,7 @@ class WorldBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         groups = [group for group in GROUPS if self.texts.groups[group]]
-        shares = np.array([GROUPS[group][0] for group in groups])
+        shares = np.array([GROUPS[group] for group in groups])
         for index in range(self.num_batches):
             rng = np.random.default_rng([self.seed, self.epoch, index])
             group = groups[rng.choice(len(groups), p=shares / shares.sum())]
@@ -92,6 +92,7 @@ class WorldData(L.LightningDataModule):
         vision: the tower; the recipe links it to the model's.
         num_videos, num_pictures: scenes to train on; validation takes a twentieth as many, from other seeds.
         picture_batch_size, video_batch_size: texts a step.
+        picture_captions, video_captions: share of captions among the texts; the others are questions.
         steps_per_epoch: an epoch has no natural end here.
         num_workers: processes that make videos while the cache is built.
         seed: of texts and order.
@@ -103,8 +104,10 @@ class WorldData(L.LightningDataModule):
         vision: VisionConfig,
         num_videos: int = 4000,
         num_pictures: int = 8000,
-        picture_batch_size: int = 80,
-        video_batch_size: int = 40,
+        picture_batch_size: int = 56,
+        video_batch_size: int = 24,
+        picture_captions: float = 0.8,
+        video_captions: float = 0.5,
         steps_per_epoch: int = 500,
         num_workers: int = 2,
         seed: int = 0,
@@ -117,6 +120,7 @@ class WorldData(L.LightningDataModule):
             "validate": (math.ceil(num_videos / 20), math.ceil(num_pictures / 20)),
         }
         self.sizes = {"picture": picture_batch_size, "video": video_batch_size}
+        self.caption_shares = {"picture": picture_captions, "video": video_captions}
         self.steps_per_epoch = steps_per_epoch
         self.num_workers = num_workers
         self.seed = seed
@@ -129,7 +133,7 @@ class WorldData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         for name in self.num_scenes:
-            self.texts[name] = WorldTexts(self._scenes(name), self.seed)
+            self.texts[name] = WorldTexts(self._scenes(name), self.seed, self.caption_shares)
 
     def _scenes(self, stage: str) -> list[CachedScene]:
         first = TRAIN_FIRST_SEED if stage == "train" else VALIDATION_FIRST_SEED

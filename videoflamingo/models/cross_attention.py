@@ -67,6 +67,10 @@ class GatedCrossAttentionBlock(nn.Module):
         keys = self.to_keys(normed).unflatten(-1, self.heads_shape)
         return keys, self.to_values(normed).unflatten(-1, self.heads_shape)
 
+    def written(self, visual_tokens: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., E]`: what text that attended to one visual token alone would get, before the gate."""
+        return self.to_output(self.to_values(self.norm_media(visual_tokens.to(self.to_values.weight.dtype))))
+
     def forward(self, text: Tensor, media: KeysValues | None, runs: MediaRuns | None) -> Tensor:
         """`[B, L, E]` -> `[B, L, E]`; without media only the gated feed-forward applies."""
         y = text.to(self.to_query.weight.dtype)

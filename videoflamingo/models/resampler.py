@@ -93,11 +93,12 @@ class PerceiverResampler(nn.Module):
         self.project = (
             nn.Identity() if feature_width == config.width else nn.Linear(feature_width, config.width, bias=True)
         )
-        self.time = nn.Parameter(torch.randn(config.num_frames, config.width) * 0.02)
+        # Large enough to be told from features and from each other: smaller ones end as one and the same average.
+        self.time = nn.Parameter(torch.randn(config.num_frames, config.width) * 0.5)
         self.position = (
-            nn.Parameter(torch.randn(num_patches, config.width) * 0.02) if config.position_embeddings else None
+            nn.Parameter(torch.randn(num_patches, config.width) * 0.5) if config.position_embeddings else None
         )
-        self.latents = nn.Parameter(torch.randn(config.num_latents, config.width) * 0.02)
+        self.latents = nn.Parameter(torch.randn(config.num_latents, config.width))
         self.layers = nn.ModuleList([ResamplerLayer(config) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(config.width)
 

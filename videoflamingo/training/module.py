@@ -22,6 +22,7 @@ from videoflamingo.prompt import (
 )
 from videoflamingo.torchvision_operators import declare_missing_operators
 from videoflamingo.training.batch import Batch
+from videoflamingo.training.readout import readout_loss
 
 declare_missing_operators()
 import lightning as L  # noqa: E402  (its import needs the declaration above)
@@ -35,7 +36,11 @@ class FlamingoTraining(L.LightningModule):
         learning_rate: peak, reached after `warmup_steps`; the paper's is 1e-4 after 5,000.
         final_learning_rate_share: the rate falls linearly to this share of the peak at `trainer.max_steps`; 1 keeps it
             constant, as in the paper.
+        resampler_learning_rate_share: the resampler's rate as a share of the others'; below 1 after a warm-up, so that
+            gated blocks that know nothing yet do not undo it.
         weight_decay: of gated blocks and new tokens; the resampler has none (v2 B.1.2).
+        objective: `text`, the paper's likelihood; or `readout`, a warm-up of resampler and blocks on captions (see
+            `videoflamingo.training.readout`).
         loss_on: `all` text, the paper's objective, or `answers` only.
         language_attention: kernel of the frozen language model. On CPU the backward of `sdpa` costs more than all
             matrix products together for short texts; `eager` does not.
@@ -49,7 +54,9 @@ class FlamingoTraining(L.LightningModule):
         learning_rate: float = 1e-4,
         warmup_steps: int = 5000,
         final_learning_rate_share: float = 1.0,
+        resampler_learning_rate_share: float = 1.0,
         weight_decay: float = 0.1,
+        objective: Literal["text", "readout"] = "text",
         loss_on: Literal["all", "answers"] = "all",
         language_attention: Literal["sdpa", "eager"] = "sdpa",
         frozen_dtype: Literal["float32", "bfloat16"] = "bfloat16",
@@ -63,7 +70,9 @@ class FlamingoTraining(L.LightningModule):
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.final_learning_rate_share = final_learning_rate_share
+        self.resampler_learning_rate_share = resampler_learning_rate_share
         self.weight_decay = weight_decay
+        self.objective = objective
         self.loss_on = loss_on
         self.language_attention = language_attention
         self.frozen_dtype = getattr(torch, frozen_dtype)
@@ -76,6 +85,10 @@ class FlamingoTraining(L.LightningModule):
             return
         self.flamingo = Flamingo(self.config, dtype=self.frozen_dtype)
         self.flamingo.language_model.set_attn_implementation(self.language_attention)
+        if self.objective == "readout":
+            self.flamingo.new_tokens.requires_grad_(False)
+            for name, parameter in self.flamingo.blocks.named_parameters():
+                parameter.requires_grad_(name.split(".")[1] in ("norm_media", "to_values", "to_output"))
         if self.init_from is not None:
             from videoflamingo.models.checkpoint import load_trainable
 
@@ -103,10 +116,15 @@ class FlamingoTraining(L.LightningModule):
     def loss_sum(self, batch: Batch) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of the batch's labels, and how many there are."""
         model = self.model
+        visual_tokens = model.resample(batch.features, batch.frame_index)
+        if self.objective == "readout":
+            said = [[one.text for one in prompt if isinstance(one, Text) and one.is_answer] for prompt in batch.prompts]
+            captions = [self._tokenize("".join(texts)) for texts in said]
+            embedding, blocks = model.language_model.get_input_embeddings(), cast(Any, model.blocks)
+            return readout_loss(visual_tokens[:, 0], captions, blocks, embedding)
         padded = pad_prompts(self._encode(batch.prompts), side="right", loss_on=self.loss_on)
         labels = torch.from_numpy(padded.labels).to(self.device)[:, 1:]  # [B, L-1]: what follows each position
         is_labelled = F.pad(labels != IGNORED_LABEL, (0, 1))  # [B, L]
-        visual_tokens = model.resample(batch.features, batch.frame_index)
         output = model(
             torch.from_numpy(padded.input_ids).to(self.device),
             torch.from_numpy(padded.media_index).to(self.device),
@@ -161,15 +179,17 @@ class FlamingoTraining(L.LightningModule):
             for name, prompt, answer, truth in zip(batch.names, asked, said, truths, strict=True)
         ]
 
+    def _tokenize(self, text: str) -> list[int]:
+        return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+
     def _encode(self, prompts: Sequence[list[Segment]]) -> list[EncodedPrompt]:
-        tokenizer = self.model.tokenizer
         return [
             encode_prompt(
                 segments,
-                lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+                self._tokenize,
                 end_of_chunk_id=self.model.end_of_chunk_id,
                 media_tag=self.config.media_tag,
-                begin_id=tokenizer.bos_token_id,
+                begin_id=self.model.tokenizer.bos_token_id,
             )
             for segments in prompts
         ]
@@ -177,12 +197,16 @@ class FlamingoTraining(L.LightningModule):
     def configure_optimizers(self) -> Any:
         undecayed: list[torch.nn.Parameter] = []
         decayed: list[torch.nn.Parameter] = []
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                (undecayed if name.startswith("resampler.") else decayed).append(parameter)
+                (undecayed if name.startswith("flamingo.resampler.") else decayed).append(parameter)
         groups = [
             {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": undecayed, "weight_decay": 0.0},
+            {
+                "params": undecayed,
+                "weight_decay": 0.0,
+                "lr": self.learning_rate * self.resampler_learning_rate_share,
+            },
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_share)

@@ -23,6 +23,7 @@ from videoflamingo.training.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZES = {"picture": 3, "video": 2}
+CAPTION_SHARES = {"picture": 0.8, "video": 0.5}
 
 
 def frames(seed: int, count: int) -> np.ndarray:
@@ -37,7 +38,7 @@ def texts() -> WorldTexts:
         for seed, kind in enumerate(["move", "sequence", "event", "pair", "move"])
     ]
     pictures = [CachedScene(sample_scene(seed, "picture"), frames(seed, 1)) for seed in (5, 6, 7, 8)]
-    return WorldTexts(videos + pictures, seed=0)
+    return WorldTexts(videos + pictures, 0, CAPTION_SHARES)
 
 
 def words(sample: Sample) -> str:
@@ -50,7 +51,7 @@ def test_a_text_is_a_function_of_scene_and_draw(texts: WorldTexts) -> None:
 
 
 def test_another_seed_draws_other_texts(texts: WorldTexts) -> None:
-    other = WorldTexts(texts.scenes, seed=1)
+    other = WorldTexts(texts.scenes, 1, CAPTION_SHARES)
     assert [words(texts[0, draw]) for draw in range(20)] != [words(other[0, draw]) for draw in range(20)]
 
 
@@ -102,7 +103,7 @@ def test_a_batch_is_of_one_group_and_its_size(texts: WorldTexts) -> None:
 
 
 def test_a_group_smaller_than_its_batch_fills_it_with_repeats(texts: WorldTexts) -> None:
-    few = WorldTexts(texts.scenes[:1], seed=0)
+    few = WorldTexts(texts.scenes[:1], 0, CAPTION_SHARES)
     assert all(len(batch) == 2 for batch in batches(few))
 
 
@@ -207,3 +208,9 @@ def test_a_shrunk_recipe_trains_two_steps_and_leaves_a_model(tmp_path: Path, mon
     model = load_checkpoint(tmp_path / "runs/tiny_world/tiny")
     assert model.block_layers == (0, 6)
     assert float(model.vision.feature_std.max()) != 1.0  # measured on the frames
+
+
+@pytest.mark.parametrize(("share", "only"), [(1.0, "Output:"), (0.0, "Question: ")])
+def test_the_share_of_captions_is_what_was_asked_for(texts: WorldTexts, share: float, only: str) -> None:
+    other = WorldTexts(texts.scenes, 0, {"picture": share, "video": share})
+    assert all(words(other[index, draw]).startswith(only) for index in range(len(other)) for draw in range(3))

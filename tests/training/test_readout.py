@@ -1,0 +1,109 @@
+"""The warm-up: which visual token must name which word, and what that trains."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock
+from videoflamingo.training.batch import Batch
+from videoflamingo.training.module import FlamingoTraining
+from videoflamingo.training.readout import readout_loss
+
+MakeModule = Callable[..., FlamingoTraining]
+MakeBatch = Callable[[int, int], Batch]
+
+
+def block_writing(scale: float) -> GatedCrossAttentionBlock:
+    """A block of width 2 that writes `scale` times the visual token it reads."""
+    config = CrossAttentionConfig(num_heads=1, dim_head=2, norm_media=False)
+    block = GatedCrossAttentionBlock(2, 2, config)
+    with torch.no_grad():
+        block.to_values.weight.copy_(torch.eye(2))
+        block.to_output.weight.copy_(scale * torch.eye(2))
+    return block
+
+
+def surprise(logits: list[float], right: int) -> float:
+    return math.log(sum(map(math.exp, logits))) - logits[right]
+
+
+def test_visual_token_i_names_caption_token_i_among_the_batchs_tokens() -> None:
+    """Two captions of tokens 3, 5 and 5, 9; every number can be followed by hand."""
+    embedding = nn.Embedding(10, 2)
+    with torch.no_grad():
+        embedding.weight.zero_()
+        embedding.weight[3] = torch.tensor([2.0, 0.0])  # their lengths do not count: (1, 0), (0, 1), (-1, 0)
+        embedding.weight[5] = torch.tensor([0.0, 0.5])
+        embedding.weight[9] = torch.tensor([-3.0, 0.0])
+    visual_tokens = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [5.0, 0.0]]])
+    blocks = [block_writing(1.0), block_writing(0.5)]
+    total, count = readout_loss(visual_tokens, [[3, 5], [5, 9]], blocks, embedding)
+    by_hand = [
+        surprise([s, 0, -s], 0) + surprise([0, 2 * s, 0], 1) + surprise([0, 0, 0], 1) + surprise([5 * s, 0, -5 * s], 2)
+        for s in (1.0, 0.5)
+    ]
+    assert count == 4
+    assert float(total) == pytest.approx(sum(by_hand) / 2, rel=1e-6)
+
+
+def test_a_caption_longer_than_the_visual_tokens_is_cut() -> None:
+    embedding, visual_tokens = nn.Embedding(10, 2), torch.randn(1, 2, 2)
+    whole = readout_loss(visual_tokens, [[1, 2, 3]], [block_writing(1.0)], embedding)
+    cut = readout_loss(visual_tokens, [[1, 2]], [block_writing(1.0)], embedding)
+    assert whole[1] == cut[1] == 2
+    assert torch.equal(whole[0], cut[0])
+
+
+def test_what_is_written_is_what_attention_to_that_token_alone_adds(make_module: MakeModule) -> None:
+    block: GatedCrossAttentionBlock = make_module().model.blocks[0]
+    visual_tokens = torch.randn(1, 1, 1, block.to_keys.in_features)  # one medium of one visual token
+    text = torch.randn(1, 1, block.to_query.in_features)
+
+    def after_attention(media: tuple[Tensor, Tensor] | None) -> Tensor:
+        from videoflamingo.models.attention import media_runs
+
+        runs = None if media is None else media_runs([[1]], 1, text.device)
+        with torch.no_grad():
+            block.feed_forward_gate.zero_()
+            return block(text, media, runs)
+
+    added = after_attention(block.keys_values(visual_tokens)) - after_attention(None)
+    torch.testing.assert_close(
+        added, block.attention_gate.tanh() * block.written(visual_tokens)[0], atol=1e-6, rtol=1e-5
+    )
+
+
+def test_the_warm_up_trains_the_resampler_and_what_blocks_write_and_nothing_else(
+    make_module: MakeModule, make_batch: MakeBatch
+) -> None:
+    module = make_module(objective="readout")
+    total, count = module.loss_sum(make_batch(0, 4))
+    (total / count).backward()
+    trained = {name for name, value in module.model.named_parameters() if value.grad is not None}
+    written = ("norm_media", "to_values", "to_output")
+    expected = {
+        name
+        for name, _ in module.model.named_parameters()
+        if name.startswith("resampler.") or (name.startswith("blocks.") and name.split(".")[2] in written)
+    }
+    assert trained == expected
+    optimizer = module.configure_optimizers()["optimizer"]
+    optimised = {id(value) for group in optimizer.param_groups for value in group["params"]}
+    assert optimised == {id(value) for value in module.parameters() if value.requires_grad}
+
+
+def test_the_warm_up_runs_no_language_model(make_module: MakeModule, make_batch: MakeBatch) -> None:
+    module = make_module(objective="readout")
+    module.model.language_model.base_model.register_forward_pre_hook(lambda *_: pytest.fail("the language model ran"))
+    module.loss_sum(make_batch(0, 2))
+
+
+def test_the_resamplers_rate_is_a_share_of_the_others(make_module: MakeModule) -> None:
+    module = make_module(learning_rate=0.5, resampler_learning_rate_share=0.1, warmup_steps=0)
+    optimizer = module.configure_optimizers()["optimizer"]
+    rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
+    assert {rates[id(value)] for value in module.model.resampler.parameters()} == {pytest.approx(0.05)}
+    assert {rates[id(value)] for value in module.model.blocks.parameters()} == {0.5}
