@@ -102,7 +102,7 @@ def test_the_warm_up_runs_no_language_model(make_module: MakeModule, make_batch:
 
 
 def test_the_resamplers_rate_is_a_share_of_the_others(make_module: MakeModule) -> None:
-    module = make_module(learning_rate=0.5, resampler_learning_rate_share=0.1, warmup_steps=0)
+    module = make_module(learning_rate=0.5, resampler_learning_rate_share=0.1, warmup_steps=1)
     optimizer = module.configure_optimizers()["optimizer"]
     rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
     assert {rates[id(value)] for value in module.model.resampler.parameters()} == {pytest.approx(0.05)}
