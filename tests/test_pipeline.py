@@ -99,9 +99,9 @@ def test_choices_that_cannot_be_told_apart_are_refused(choices: list[str]) -> No
 
 
 def test_different_clips_get_different_visual_tokens() -> None:
-    tokens = VideoFlamingo(tiny_flamingo()).encode_clips([clip(0, 50), clip(255, 180)])
+    tokens = VideoFlamingo(tiny_flamingo()).encode_clips([clip(0, 0), clip(255, 255)])
     assert tokens.shape == (1, 2, 3, 24)
-    assert (tokens[0, 0] - tokens[0, 1]).abs().max() > 0.01
+    assert (tokens[0, 0] - tokens[0, 1]).abs().max() > 0.02
 
 
 def test_a_clip_among_others_gets_what_it_gets_alone() -> None:

@@ -1,6 +1,6 @@
 """`videoflamingo demo`: a model watches videos it has never seen; a page shows what it saw and said, and the truth.
 
-Made videos come from seeds from 3,000,000 on. Training uses seeds below 1,000,000, validation and test those between.
+Made videos come from seeds from 3,000,000 on. Training uses seeds below 1,000,000, validation those from there on.
 """
 
 import argparse

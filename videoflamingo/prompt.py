@@ -41,10 +41,7 @@ Segment = Text | Medium | EndOfChunk
 
 @dataclass(frozen=True)
 class Shot:
-    """One example: a clip with its answer; without a question it is a caption.
-
-    `media_index` and frames are the library's business; users only pair what they saw with what they want said.
-    """
+    """One example: a clip with its answer; without a question it is a caption."""
 
     clip: "Clip"
     question: str | None

@@ -21,7 +21,6 @@ import lightning as L  # noqa: E402  (its import needs the declaration above)
 
 TRAIN_FIRST_SEED = 0
 VALIDATION_FIRST_SEED = 1_000_000
-TEST_FIRST_SEED = 2_000_000
 REVERSED_SHARE = 0.5  # of videos shown backwards, with the answers that go with it
 
 # A batch is of one group, so that its texts have similar lengths: the group's share of the steps.
@@ -158,6 +157,7 @@ class WorldData(L.LightningDataModule):
         return self._loader("validate", 20)
 
     def test_dataloader(self) -> DataLoader[Sample]:
+        """The validation scenes again; fresh ones are asked about by `benchmarks/tiny_quality.py`."""
         return self._loader("validate", 20)
 
     def predict_dataloader(self) -> DataLoader[Sample]:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from datamodules.world import Question
-from datamodules.world.datamodule import TEST_FIRST_SEED
+from datamodules.world.datamodule import VALIDATION_FIRST_SEED
 from datamodules.world.features import PICTURE_SEEDS
 from tools import demo
 from tools.demo import FILMS, FIRST_SEED, MADE, Exhibit, Reply, Watched, page, summary, watch
@@ -175,7 +175,7 @@ def test_names_are_picked_from_choices_and_the_rest_is_answered_freely() -> None
 
 
 def test_no_seed_of_the_demo_is_one_of_training_validation_or_test() -> None:
-    assert FIRST_SEED >= TEST_FIRST_SEED + 2 * PICTURE_SEEDS
+    assert FIRST_SEED >= VALIDATION_FIRST_SEED + 2 * PICTURE_SEEDS
 
 
 @pytest.mark.parametrize(
