@@ -13,6 +13,7 @@ SOURCE_FOLDERS = ("videoflamingo", "datamodules", "tools", "benchmarks")
 # layer of videoflamingo: the layers directly below it. What those may import, it may import too.
 BELOW = {
     "errors": [],
+    "startup": [],
     "torchvision_operators": [],
     "clip": ["errors"],
     "video": ["clip"],
@@ -26,7 +27,7 @@ BELOW = {
     "models.checkpoint": ["models.flamingo"],
     "prompt": ["clip"],
     "generation": ["models.checkpoint", "prompt"],
-    "pipeline": ["generation", "video"],
+    "pipeline": ["generation", "video", "startup"],
     "training": ["pipeline"],
     "cli": ["errors"],
     "__main__": ["cli"],

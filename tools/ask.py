@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from videoflamingo.clip import Clip
 from videoflamingo.errors import SamplingError, UsageError, VideoError
 from videoflamingo.prompt import Shot
+from videoflamingo.startup import collection_paused
 from videoflamingo.video import READERS, Sampling, load_clip
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ def main(argv: list[str] | None = None) -> int:
     _check(arguments)
     shot_lines = [] if arguments.shots is None else read_shots(arguments.shots)
 
-    # Here, because these import torch, which takes two seconds.
-    from videoflamingo.models.checkpoint import find_checkpoint, read_config
-    from videoflamingo.pipeline import choose_device, load
+    with collection_paused():  # here, because these import torch, which takes two seconds
+        from videoflamingo.models.checkpoint import find_checkpoint, read_config
+        from videoflamingo.pipeline import choose_device, load
 
     read_config(find_checkpoint(arguments.model))
     choose_device(arguments.device)

