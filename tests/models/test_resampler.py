@@ -10,7 +10,12 @@ from tests.reference import attention as reference
 from tests.tiny import draw_weights
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import Backend
-from videoflamingo.models.resampler import PerceiverResampler, ResamplerConfig, interpolate_time
+from videoflamingo.models.resampler import (
+    PerceiverResampler,
+    ResamplerConfig,
+    initial_positions,
+    interpolate_time,
+)
 
 FEATURE_WIDTH, PATCHES = 7, 3
 CONFIG = ResamplerConfig(
@@ -36,8 +41,13 @@ def test_the_resampler_and_its_gradients_equal_the_slow_twin(num_frames: int, ba
 
 @pytest.mark.parametrize(
     ("changes", "feature_width"),
-    [({"position_embeddings": True}, FEATURE_WIDTH), ({"activation": "gelu"}, FEATURE_WIDTH), ({}, CONFIG.width)],
-    ids=["position embeddings", "gelu", "features as wide as the resampler"],
+    [
+        ({"position_embeddings": True}, FEATURE_WIDTH),
+        ({"frame_differences": True}, FEATURE_WIDTH),
+        ({"activation": "gelu"}, FEATURE_WIDTH),
+        ({}, CONFIG.width),
+    ],
+    ids=["position embeddings", "frame differences", "gelu", "features as wide as the resampler"],
 )
 def test_the_resamplers_options_equal_the_slow_twin(changes: dict, feature_width: int) -> None:
     check(replace(CONFIG, **changes), feature_width, num_frames=3)
@@ -91,3 +101,35 @@ def test_position_embeddings_refuse_another_number_of_patches() -> None:
     resampler = made(replace(CONFIG, position_embeddings=True))
     with pytest.raises(ModelError, match="frames have 2 patches, but the position embeddings were made for 3"):
         resampler(random_features(4)[:, :, :2])
+
+
+def test_frame_differences_add_nothing_to_a_picture_or_to_what_stands_still() -> None:
+    resampler = made(replace(CONFIG, frame_differences=True))
+    without = made(CONFIG)
+    without.load_state_dict(resampler.state_dict(), strict=False)
+    moving, still = random_features(4), random_features(1).expand(-1, 4, -1, -1)
+    for features in (random_features(1), still):
+        assert torch.equal(resampler(features), without(features))
+    assert (resampler(moving) - without(moving)).abs().max() > 0.01
+
+
+def test_positions_start_as_waves_of_a_square_grid_and_random_elsewhere() -> None:
+    torch.manual_seed(0)
+    grid = initial_positions(36, 384).unflatten(0, (6, 6))
+    alike = F.cosine_similarity
+    beside, across = alike(grid[2, 2], grid[2, 3], dim=0), alike(grid[2, 2], grid[2, 5], dim=0)
+    assert beside > 0.5 > across
+    assert float(grid.std()) == pytest.approx(1.0, abs=0.1)
+    assert initial_positions(35, 384).shape == (35, 384)
+
+
+def test_a_latent_first_attends_to_its_own_share_of_the_time() -> None:
+    """Eight latents, eight frames, all weights as they are drawn: latent i gives frame i most of its attention."""
+    torch.manual_seed(0)
+    resampler = PerceiverResampler(64, 1, ResamplerConfig(num_latents=8, depth=1, width=384, num_heads=6, dim_head=64))
+    layer = resampler.layers[0]
+    media = resampler.project(torch.randn(8, 64)) + resampler.time
+    query = layer.to_query(layer.norm_latents(resampler.latents)).unflatten(-1, layer.heads_shape)
+    keys = layer.to_keys_values(layer.norm_media(media)).chunk(2, dim=-1)[0].unflatten(-1, layer.heads_shape)
+    scores = torch.einsum("nhd,thd->hnt", query, keys) / 64**0.5
+    assert scores.softmax(-1).mean(0).argmax(-1).tolist() == list(range(8))

@@ -96,9 +96,12 @@ def _resample_one(features: Tensor, part: PerceiverResampler) -> Tensor:
         features = features @ part.project.weight.T + part.project.bias
     times = _read_table(part.time, len(features))
     media = []  # every patch of every frame, [D] each
-    for frame, time in zip(features, times, strict=True):
+    for place, (frame, time) in enumerate(zip(features, times, strict=True)):
         for number, patch in enumerate(frame):
-            media.append(patch + time + (0 if part.position is None else part.position[number]))
+            token = patch + time + (0 if part.position is None else part.position[number])
+            if part.differences is not None and place > 0:
+                token = token + part.differences.weight @ (patch - features[place - 1][number])
+            media.append(token)
     latents = list(part.latents)
     for layer in part.layers:
         heads, dim_head = layer.heads_shape

@@ -1,13 +1,17 @@
 """Perceiver Resampler: any number of frames to a fixed number of visual tokens (Flamingo v1 3.1.1, v2 A.1.1)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import Backend, attend
 from videoflamingo.models.feed_forward import Activation, FeedForward
+
+INITIAL_SHARPNESS = 1.5  # of queries and keys, as multiples of PyTorch's initial weights
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class ResamplerConfig:
             128 in v1.
         num_frames: entries of the temporal embedding table; other frame counts interpolate it.
         position_embeddings: learnt embedding per patch. Off in the paper, which found no gain at its scale.
+        frame_differences: give each patch also how it differs from the same patch one frame earlier, linearly. Not in
+            the paper; what moves, and where to, is then seen within one frame (docs/decisions/0007).
         backend: attention kernel.
     """
 
@@ -32,6 +38,7 @@ class ResamplerConfig:
     activation: Activation = "squared_relu"
     num_frames: int = 8
     position_embeddings: bool = False
+    frame_differences: bool = False
     backend: Backend = "auto"
 
 
@@ -50,6 +57,20 @@ def interpolate_time(table: Tensor, num_frames: int) -> Tensor:
     return table[below] * (1 - share) + table[above] * share
 
 
+def initial_positions(num_patches: int, width: int) -> Tensor:
+    """Position embeddings `[P, D]` to start from, of standard deviation 1: nearby patches of a square grid are alike.
+
+    Random combinations of two waves along each axis; where P is no square number, simply random.
+    """
+    side = math.isqrt(num_patches)
+    if side * side != num_patches:
+        return torch.randn(num_patches, width)
+    places = (torch.arange(side) + 0.5) / side
+    angles = 2 * math.pi * torch.cartesian_prod(places, places)[:, :, None] * torch.tensor([1.0, 2.0])  # [P, 2, 2]
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)  # [P, 8], of mean square 1/2
+    return waves @ torch.randn(waves.shape[1], width) * (2 / waves.shape[1]) ** 0.5
+
+
 class ResamplerLayer(nn.Module):
     """Latents attend to `[media ; latents]` (the paper's concatenation), then a feed-forward; pre-norm."""
 
@@ -62,6 +83,9 @@ class ResamplerLayer(nn.Module):
         self.norm_latents = nn.LayerNorm(config.width)
         self.to_query = nn.Linear(config.width, inner, bias=False)
         self.to_keys_values = nn.Linear(config.width, 2 * inner, bias=False)
+        with torch.no_grad():  # like attends to like at first, so that a latent begins with what resembles it
+            keys = self.to_keys_values.weight[:inner].mul_(INITIAL_SHARPNESS)
+            self.to_query.weight.copy_(keys)
         self.to_output = nn.Linear(inner, config.width, bias=False)
         self.feed_forward = FeedForward(config.width, config.feed_forward_multiplier, config.activation)
 
@@ -93,12 +117,16 @@ class PerceiverResampler(nn.Module):
         self.project = (
             nn.Identity() if feature_width == config.width else nn.Linear(feature_width, config.width, bias=True)
         )
-        # Large enough to be told from features and from each other: smaller ones end as one and the same average.
-        self.time = nn.Parameter(torch.randn(config.num_frames, config.width) * 0.5)
+        self.differences = nn.Linear(config.width, config.width, bias=False) if config.frame_differences else None
+        if self.differences is not None:
+            nn.init.normal_(self.differences.weight, std=config.width**-0.5)
+        # As large as projected features: smaller ones are not told from each other, and latents end as one average.
+        self.time = nn.Parameter(torch.randn(config.num_frames, config.width) * 1.5)
         self.position = (
-            nn.Parameter(torch.randn(num_patches, config.width) * 0.5) if config.position_embeddings else None
+            nn.Parameter(2 * initial_positions(num_patches, config.width)) if config.position_embeddings else None
         )
-        self.latents = nn.Parameter(torch.randn(config.num_latents, config.width))
+        own_time = self.time.detach()[torch.arange(config.num_latents) * config.num_frames // config.num_latents]
+        self.latents = nn.Parameter(torch.randn(config.num_latents, config.width) + own_time)  # each begins in its time
         self.layers = nn.ModuleList([ResamplerLayer(config) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(config.width)
 
@@ -109,6 +137,8 @@ class PerceiverResampler(nn.Module):
             ModelError: if there are position embeddings and P is not what they were made for.
         """
         x = self.project(features.to(self.latents.dtype))  # [K, T, P, D]
+        if self.differences is not None:
+            x = x + F.pad(self.differences(x[:, 1:] - x[:, :-1]), (0, 0, 0, 0, 1, 0))  # the first frame has none
         x = x + interpolate_time(self.time, features.shape[1])[:, None, :]  # [T, 1, D]
         if self.position is not None:
             if features.shape[2] != self.num_patches:
