@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.world.features import CachedScene, cached_features, plan_scenes
-from datamodules.world.questions import captions, questions
+from datamodules.world.questions import captions, questions, readout
 from videoflamingo.models.vision import VisionConfig
 from videoflamingo.prompt import PromptTemplate
 from videoflamingo.torchvision_operators import declare_missing_operators
@@ -23,8 +23,7 @@ TRAIN_FIRST_SEED = 0
 VALIDATION_FIRST_SEED = 1_000_000
 REVERSED_SHARE = 0.5  # of videos shown backwards, with the answers that go with it
 
-# A batch is of one group, so that its texts have similar lengths: the group's share of the steps.
-GROUPS = {"picture": 0.35, "video": 0.65}
+GROUPS = ("picture", "video")  # a batch is of one group, so that its texts have similar lengths
 
 
 class WorldTexts(Dataset[Sample]):
@@ -54,14 +53,28 @@ class WorldTexts(Dataset[Sample]):
             asked = questions(scene, rng)
             question = asked[rng.integers(len(asked))]
             segments = self.template.ask(question.question, question.answer)
-        return Sample(segments, [features], group)
+        return Sample(segments, [features], group, readout(scene))
 
 
 class WorldBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (scene, draw), each of one group; batch `i` is a function of the seed and `i`."""
 
-    def __init__(self, texts: WorldTexts, sizes: dict[str, int], num_batches: int, seed: int) -> None:
+    def __init__(
+        self,
+        texts: WorldTexts,
+        sizes: dict[str, int],
+        num_batches: int,
+        seed: int,
+        picture_share: float = 0.35,
+        emphasis: dict[str, float] | None = None,
+    ) -> None:
         self.texts, self.sizes, self.num_batches, self.seed = texts, sizes, num_batches, seed
+        self.shares = {"picture": picture_share, "video": 1.0 - picture_share}
+        weights = {
+            group: np.array([(emphasis or {}).get(texts.scenes[index].scene.kind, 1.0) for index in members])
+            for group, members in texts.groups.items()
+        }
+        self.chances = {group: own / own.sum() for group, own in weights.items()}
         self.epoch = 0
         self.sampler: WorldBatches | None = None  # where Lightning looks for a `set_epoch` to call
 
@@ -74,12 +87,13 @@ class WorldBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         groups = [group for group in GROUPS if self.texts.groups[group]]
-        shares = np.array([GROUPS[group] for group in groups])
+        shares = np.array([self.shares[group] for group in groups])
         for index in range(self.num_batches):
             rng = np.random.default_rng([self.seed, self.epoch, index])
             group = groups[rng.choice(len(groups), p=shares / shares.sum())]
             members = self.texts.groups[group]
-            chosen = rng.choice(members, size=self.sizes[group], replace=len(members) < self.sizes[group])
+            size, chances = self.sizes[group], self.chances[group]
+            chosen = rng.choice(members, size=size, replace=np.count_nonzero(chances) < size, p=chances)
             yield [(int(scene), int(rng.integers(1 << 31))) for scene in chosen]
 
 
@@ -91,9 +105,12 @@ class WorldData(L.LightningDataModule):
         vision: the tower; the recipe links it to the model's.
         num_videos, num_pictures: scenes to train on; validation takes a twentieth as many, from other seeds.
         picture_batch_size, video_batch_size: texts a step.
+        picture_share: share of the steps whose texts are about pictures.
+        emphasis: how much more often than others a scene of a kind is drawn among the videos; 1 for kinds not named.
         picture_captions, video_captions: share of captions among the texts; the others are questions.
         steps_per_epoch: an epoch has no natural end here.
         num_workers: processes that make videos while the cache is built.
+        in_memory: keep all features in memory (0.74 MB a video), where the system would not keep the files there.
         seed: of texts and order.
     """
 
@@ -105,10 +122,13 @@ class WorldData(L.LightningDataModule):
         num_pictures: int = 8000,
         picture_batch_size: int = 56,
         video_batch_size: int = 24,
+        picture_share: float = 0.35,
+        emphasis: dict[str, float] | None = None,
         picture_captions: float = 0.8,
         video_captions: float = 0.5,
         steps_per_epoch: int = 500,
         num_workers: int = 2,
+        in_memory: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -119,25 +139,26 @@ class WorldData(L.LightningDataModule):
             "validate": (math.ceil(num_videos / 20), math.ceil(num_pictures / 20)),
         }
         self.sizes = {"picture": picture_batch_size, "video": video_batch_size}
+        self.picture_share, self.emphasis = picture_share, emphasis
         self.caption_shares = {"picture": picture_captions, "video": video_captions}
         self.steps_per_epoch = steps_per_epoch
-        self.num_workers = num_workers
+        self.num_workers, self.in_memory = num_workers, in_memory
         self.seed = seed
         self.texts: dict[str, WorldTexts] = {}
 
     def prepare_data(self) -> None:
         """Build the cache, in one process only."""
         for stage in self.num_scenes:
-            self._scenes(stage)
+            self._scenes(stage, in_memory=False)
 
     def setup(self, stage: str) -> None:
         for name in self.num_scenes:
-            self.texts[name] = WorldTexts(self._scenes(name), self.seed, self.caption_shares)
+            self.texts[name] = WorldTexts(self._scenes(name, self.in_memory), self.seed, self.caption_shares)
 
-    def _scenes(self, stage: str) -> list[CachedScene]:
+    def _scenes(self, stage: str, in_memory: bool) -> list[CachedScene]:
         first = TRAIN_FIRST_SEED if stage == "train" else VALIDATION_FIRST_SEED
         plan = plan_scenes(*self.num_scenes[stage], first)
-        return cached_features(self.folder, self.vision, plan, num_workers=self.num_workers)
+        return cached_features(self.folder, self.vision, plan, num_workers=self.num_workers, in_memory=in_memory)
 
     def sample_features(self, num_scenes: int = 300) -> Tensor:
         """Raw features `[F, P, D]` of the first training scenes, for the model's standardisation."""
@@ -146,7 +167,8 @@ class WorldData(L.LightningDataModule):
 
     def _loader(self, stage: str, num_batches: int) -> DataLoader[Sample]:
         texts = self.texts[stage]
-        batches = WorldBatches(texts, self.sizes, num_batches, self.seed)
+        emphasis = self.emphasis if stage == "train" else None
+        batches = WorldBatches(texts, self.sizes, num_batches, self.seed, self.picture_share, emphasis)
         batches.sampler = batches if stage == "train" else None  # validation is the same in every epoch
         return DataLoader(texts, batch_sampler=batches, collate_fn=collate)
 

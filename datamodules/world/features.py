@@ -46,14 +46,20 @@ def plan_scenes(num_videos: int, num_pictures: int, first_seed: int) -> list[tup
 
 @dataclass(frozen=True, eq=False)
 class CachedScene:
-    """One scene with its raw tower features `[T, P, D]`, float16, memory-mapped."""
+    """One scene with its raw tower features `[T, P, D]`, float16."""
 
     scene: Scene
     features: np.ndarray
 
 
 def cached_features(
-    folder: Path, vision: VisionConfig, scenes: list[tuple[int, str]], *, split: str = "train", num_workers: int = 2
+    folder: Path,
+    vision: VisionConfig,
+    scenes: list[tuple[int, str]],
+    *,
+    split: str = "train",
+    num_workers: int = 2,
+    in_memory: bool = False,
 ) -> list[CachedScene]:
     """Features of all scenes, made where they are missing; a broken-off run goes on where it stopped.
 
@@ -61,6 +67,7 @@ def cached_features(
         folder: the cache; each tower configuration and split has a folder of its own below it.
         scenes: seed and kind of each, see `plan_scenes`.
         num_workers: processes that make and decode videos, beside this one, which encodes frames.
+        in_memory: read everything now, instead of mapping the files and leaving it to the system what it keeps.
     """
     tower = {name: value for name, value in asdict(vision).items() if name not in ("chunk_size", "standardise")}
     key = {"vision": tower, "split": split, "num_frames": NUM_FRAMES, "version": FEATURES_VERSION}
@@ -71,7 +78,7 @@ def cached_features(
     missing = [shard for shard in shards if not _shard_path(folder, shard).exists()]
     if missing:
         _make_shards(folder, vision, missing, split, num_workers)
-    return [cached for shard in shards for cached in _read_shard(folder, shard, split)]
+    return [cached for shard in shards for cached in _read_shard(folder, shard, split, in_memory)]
 
 
 def _shard_path(folder: Path, shard: list[tuple[int, str]]) -> Path:
@@ -100,8 +107,8 @@ def _make_shards(
             logger.info("features of the world: %d of %d shards of %d scenes", number, len(shards), SHARD_SCENES)
 
 
-def _read_shard(folder: Path, shard: list[tuple[int, str]], split: str) -> Iterator[CachedScene]:
-    features = np.load(_shard_path(folder, shard), mmap_mode="r")
+def _read_shard(folder: Path, shard: list[tuple[int, str]], split: str, in_memory: bool) -> Iterator[CachedScene]:
+    features = np.load(_shard_path(folder, shard), mmap_mode=None if in_memory else "r")
     start = 0
     for seed, kind in shard:
         count = 1 if kind == "picture" else NUM_FRAMES

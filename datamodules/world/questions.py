@@ -70,6 +70,27 @@ def captions(scene: Scene) -> list[str]:
     return [full] if full == short else [full, short]
 
 
+def readout(scene: Scene) -> tuple[str, str, str, str]:
+    """Who is there and what they do, in four short texts: what a warm-up has four parts of the visual tokens say.
+
+    Of a sequence, what appears, in order. Of all else, a name, what it does (direction and pace, or event), another
+    name, and what that one does; of two movers, the first is the one whose direction comes first in `DIRECTIONS`. Each
+    begins with a space, as a word in the middle of a sentence; empty where there is nothing to say.
+    """
+    if scene.kind == "sequence":
+        texts = [actor.name for actor in scene.actors]
+    else:
+        order = list(DIRECTIONS)
+        actors = (
+            sorted(scene.actors, key=lambda actor: order.index(actor.direction or ""))
+            if scene.kind == "pair"
+            else [actor for actor in (scene.main, scene.bystander) if actor is not None]
+        )
+        texts = [text for actor in actors for text in (actor.name, _doing(actor))]
+    first, second, third, fourth = [f" {text}" if text else "" for text in [*texts, "", "", ""][:4]]
+    return first, second, third, fourth
+
+
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """One question for every skill that the scene can ask, two for `order` (first and last).
 
@@ -158,6 +179,14 @@ def _worded(wording: str, rng: np.random.Generator, **blanks: str) -> str:
     usual, *others = WORDINGS[wording]
     template = others[rng.integers(len(others))] if rng.random() < PARAPHRASE_SHARE else usual
     return template.format(**blanks)
+
+
+def _doing(actor: Actor) -> str:
+    if actor.event is not None:
+        return actor.event.name
+    if actor.direction is None:
+        return ""
+    return " ".join([actor.direction] * 3 + [str(actor.pace)])  # three of a part's four: directions are hard to see
 
 
 def _event_name(actor: Actor) -> str:

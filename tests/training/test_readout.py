@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock
+from videoflamingo.prompt import Text
 from videoflamingo.training.batch import Batch
 from videoflamingo.training.module import FlamingoTraining
 from videoflamingo.training.readout import readout_loss
@@ -30,8 +32,8 @@ def surprise(logits: list[float], right: int) -> float:
     return math.log(sum(map(math.exp, logits))) - logits[right]
 
 
-def test_visual_token_i_names_caption_token_i_among_the_batchs_tokens() -> None:
-    """Two captions of tokens 3, 5 and 5, 9; every number can be followed by hand."""
+def test_visual_token_i_names_token_i_among_the_batchs_tokens() -> None:
+    """Two texts of tokens 3, 5 and 5, 9; every number can be followed by hand."""
     embedding = nn.Embedding(10, 2)
     with torch.no_grad():
         embedding.weight.zero_()
@@ -40,7 +42,7 @@ def test_visual_token_i_names_caption_token_i_among_the_batchs_tokens() -> None:
         embedding.weight[9] = torch.tensor([-3.0, 0.0])
     visual_tokens = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [5.0, 0.0]]])
     blocks = [block_writing(1.0), block_writing(0.5)]
-    total, count = readout_loss(visual_tokens, [[3, 5], [5, 9]], blocks, embedding)
+    total, count = readout_loss(visual_tokens, [[[3, 5]], [[5, 9]]], blocks, embedding)
     by_hand = [
         surprise([s, 0, -s], 0) + surprise([0, 2 * s, 0], 1) + surprise([0, 0, 0], 1) + surprise([5 * s, 0, -5 * s], 2)
         for s in (1.0, 0.5)
@@ -49,12 +51,29 @@ def test_visual_token_i_names_caption_token_i_among_the_batchs_tokens() -> None:
     assert float(total) == pytest.approx(sum(by_hand) / 2, rel=1e-6)
 
 
-def test_a_caption_longer_than_the_visual_tokens_is_cut() -> None:
-    embedding, visual_tokens = nn.Embedding(10, 2), torch.randn(1, 2, 2)
-    whole = readout_loss(visual_tokens, [[1, 2, 3]], [block_writing(1.0)], embedding)
-    cut = readout_loss(visual_tokens, [[1, 2]], [block_writing(1.0)], embedding)
-    assert whole[1] == cut[1] == 2
-    assert torch.equal(whole[0], cut[0])
+def test_each_text_is_said_by_its_part_of_the_visual_tokens_and_cut_to_it() -> None:
+    embedding, visual_tokens = nn.Embedding(10, 2), torch.randn(2, 5, 2)
+    parts = [[[1, 2, 3], [], [4]], [[5, 6, 7, 8, 9, 1]]]  # parts of 1, 2 and 2 tokens, and one of 5
+    said = {(0, 0): 1, (0, 3): 4, (1, 0): 5, (1, 1): 6, (1, 2): 7, (1, 3): 8, (1, 4): 9}
+    candidates = sorted(set(said.values()))
+    words = nn.functional.normalize(embedding(torch.tensor(candidates)), dim=-1)
+    expected = sum(
+        surprise((visual_tokens[place] @ words.T).tolist(), candidates.index(token)) for place, token in said.items()
+    )
+    total, count = readout_loss(visual_tokens, parts, [block_writing(1.0)], embedding)
+    assert count == len(said)
+    assert float(total) == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_texts_of_its_own_a_medium_says_the_first_answer(
+    make_module: MakeModule, make_batch: MakeBatch
+) -> None:
+    module, batch = make_module(objective="readout"), make_batch(0, 3)
+    answers = [next(one.text for one in prompt if isinstance(one, Text) and one.is_answer) for prompt in batch.prompts]
+    named = replace(batch, readouts=[(answer,) for answer in answers])
+    assert torch.equal(module.loss_sum(batch)[0], module.loss_sum(named)[0])
+    other = replace(batch, readouts=[("", answer) for answer in answers])
+    assert not torch.equal(module.loss_sum(batch)[0], module.loss_sum(other)[0])
 
 
 def test_what_is_written_is_what_attention_to_that_token_alone_adds(make_module: MakeModule) -> None:

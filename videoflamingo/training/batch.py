@@ -18,11 +18,14 @@ class Sample:
         segments: the prompt with its answers.
         media: raw tower features of each medium, `[T, P, D]`, float16; the same array twice is encoded once.
         name: which dataset and task it is of, for the logs.
+        readout: what the first medium's visual tokens must say in the warm-up (see `videoflamingo.training.readout`):
+            each text by an equal part of them, in order. Empty = the first answer, by all of them.
     """
 
     segments: list[Segment]
     media: list[np.ndarray]
     name: str = ""
+    readout: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         places = sum(isinstance(segment, Medium) for segment in self.segments)
@@ -40,6 +43,7 @@ class Batch:
     features: Tensor
     frame_index: Tensor
     names: list[str]
+    readouts: list[tuple[str, ...]]
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -68,4 +72,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
             start = first_frame[id(medium)]
             frame_index[row, column, : len(medium)] = torch.arange(start, start + len(medium))
     features = torch.from_numpy(np.concatenate(distinct)) if distinct else torch.zeros(0, 1, 1)
-    return Batch([sample.segments for sample in samples], features, frame_index, [sample.name for sample in samples])
+    return Batch(
+        [sample.segments for sample in samples],
+        features,
+        frame_index,
+        [sample.name for sample in samples],
+        [sample.readout for sample in samples],
+    )

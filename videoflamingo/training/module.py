@@ -118,10 +118,10 @@ class FlamingoTraining(L.LightningModule):
         model = self.model
         visual_tokens = model.resample(batch.features, batch.frame_index)
         if self.objective == "readout":
-            said = [[one.text for one in prompt if isinstance(one, Text) and one.is_answer] for prompt in batch.prompts]
-            captions = [self._tokenize("".join(texts)) for texts in said]
+            texts = [own or (_first_answer(prompt),) for own, prompt in zip(batch.readouts, batch.prompts, strict=True)]
+            parts = [[self._tokenize(text) for text in own] for own in texts]
             embedding, blocks = model.language_model.get_input_embeddings(), cast(Any, model.blocks)
-            return readout_loss(visual_tokens[:, 0], captions, blocks, embedding)
+            return readout_loss(visual_tokens[:, 0], parts, blocks, embedding)
         padded = pad_prompts(self._encode(batch.prompts), side="right", loss_on=self.loss_on)
         labels = torch.from_numpy(padded.labels).to(self.device)[:, 1:]  # [B, L-1]: what follows each position
         is_labelled = F.pad(labels != IGNORED_LABEL, (0, 1))  # [B, L]
@@ -163,9 +163,9 @@ class FlamingoTraining(L.LightningModule):
         """
         prompts, truths = [], []
         for segments in batch.prompts:
-            place = next(at for at, one in enumerate(segments) if isinstance(one, Text) and one.is_answer)
+            place = _answer_place(segments)
             prompts.append(segments[:place])
-            truths.append(cast(Text, segments[place]).text.strip())
+            truths.append(_first_answer(segments).strip())
         visual_tokens = self.model.resample(batch.features, batch.frame_index)
         generated = generate(self.model, self._encode(prompts), visual_tokens)
         tokenizer, first_new = self.model.tokenizer, self.model.end_of_chunk_id
@@ -239,3 +239,12 @@ class FlamingoTraining(L.LightningModule):
                 f"checkpoint does not fit the model: missing {sorted(expected - found) or 'nothing'}, "
                 f"unexpected {sorted(found - expected) or 'nothing'}; use the recipe it was trained with"
             )
+
+
+def _answer_place(segments: Sequence[Segment]) -> int:
+    """Where the prompt's first answer stands among its segments."""
+    return next(at for at, one in enumerate(segments) if isinstance(one, Text) and one.is_answer)
+
+
+def _first_answer(segments: Sequence[Segment]) -> str:
+    return cast(Text, segments[_answer_place(segments)]).text

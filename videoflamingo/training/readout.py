@@ -1,11 +1,12 @@
-"""A warm-up of resampler and gated blocks: visual tokens name a caption's tokens, without running the language model.
+"""A warm-up of resampler and gated blocks: visual tokens name what is seen, without running the language model.
 
-What a gated block would write into the residual stream for visual token `i` alone must point at the frozen embedding
-of the caption's token `i`. Not in the paper, whose tower had been trained with text. A step costs a fraction of one
-through the language model, gives every visual token a word of its own to say, and leaves blocks that write words.
+Each part of a medium's visual tokens is given a short text, and each token of the part one word of it: what a gated
+block would write into the residual stream for visual token `i` alone must point at the frozen embedding of that word's
+token. Not in the paper, whose tower had been trained with text. A step costs a fraction of one through the language
+model, every visual token has a word of its own to say, and it leaves blocks that write words.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from videoflamingo.models.cross_attention import GatedCrossAttentionBlock
 
 def readout_loss(
     visual_tokens: Tensor,
-    captions: list[list[int]],
+    parts: Sequence[Sequence[Sequence[int]]],
     blocks: Iterable[GatedCrossAttentionBlock],
     embedding: nn.Embedding,
 ) -> tuple[Tensor, int]:
@@ -24,15 +25,20 @@ def readout_loss(
 
     Args:
         visual_tokens: `[B, N, D]`.
-        captions: B lists of token ids; what is longer than N is cut.
+        parts: for each of the B rows G texts as token ids, G at least 1 and free for each row. Text `g` is said by the
+            visual tokens from `g * N // G` on, one token each; what is longer than its part is cut.
         blocks: the gated blocks, each of which is read out by itself.
-        embedding: the language model's; the candidates are all tokens of the batch's captions, by direction only.
+        embedding: the language model's; the candidates are all tokens of the batch's texts, by direction only.
     """
     num_tokens = visual_tokens.shape[1]
-    kept = [caption[:num_tokens] for caption in captions]
-    targets = torch.tensor([token for caption in kept for token in caption], device=visual_tokens.device)  # [K]
-    rows = torch.tensor([row for row, caption in enumerate(kept) for _ in caption], device=targets.device)
-    places = torch.tensor([place for caption in kept for place in range(len(caption))], device=targets.device)
+    said = [
+        (row, first + offset, token)
+        for row, texts in enumerate(parts)
+        for part, text in enumerate(texts)
+        for first, end in [(part * num_tokens // len(texts), (part + 1) * num_tokens // len(texts))]
+        for offset, token in enumerate(text[: end - first])
+    ]
+    rows, places, targets = torch.tensor(said, device=visual_tokens.device).view(-1, 3).unbind(1)  # [K] each
     candidates, labels = targets.unique(return_inverse=True)
     words = F.normalize(embedding(candidates).float(), dim=-1)  # [C, E]
     chosen = visual_tokens[rows, places]  # [K, D]

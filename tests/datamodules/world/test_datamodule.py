@@ -131,8 +131,25 @@ class Spy(L.LightningModule):
 
 def world(texts: WorldTexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldData:
     """With these texts for both stages and nothing on disk."""
-    monkeypatch.setattr(WorldData, "_scenes", lambda self, stage: texts.scenes)
+    monkeypatch.setattr(WorldData, "_scenes", lambda self, stage, in_memory: texts.scenes)
     return WorldData(str(tmp_path), VisionConfig(), picture_batch_size=3, video_batch_size=2, steps_per_epoch=6)
+
+
+def test_an_emphasised_kind_is_drawn_more_often(texts: WorldTexts) -> None:
+    """Of five videos one is a sequence; nine times as often as each of the others is 9 draws of 13."""
+
+    def share(emphasis: dict[str, float] | None) -> float:
+        made = WorldBatches(texts, {"picture": 1, "video": 1}, 2000, 0, picture_share=0.0, emphasis=emphasis)
+        return float(np.mean([texts.scenes[index].scene.kind == "sequence" for [(index, _)] in made]))
+
+    assert share(None) == pytest.approx(1 / 5, abs=0.04)
+    assert share({"sequence": 9.0}) == pytest.approx(9 / 13, abs=0.04)
+
+
+def test_the_share_of_pictures_is_kept(texts: WorldTexts) -> None:
+    made = WorldBatches(texts, {"picture": 1, "video": 1}, 2000, 0, picture_share=0.2)
+    pictures = [texts.scenes[index].scene.kind == "picture" for [(index, _)] in made]
+    assert float(np.mean(pictures)) == pytest.approx(0.2, abs=0.04)
 
 
 def test_every_epoch_trains_on_other_batches_and_validates_on_the_same(
@@ -170,9 +187,9 @@ def test_training_and_validation_share_no_seed() -> None:
         for stage in data.num_scenes:
             patch.setattr(
                 "datamodules.world.datamodule.cached_features",
-                lambda folder, vision, plan, num_workers, stage=stage: plans.update({stage: plan}) or [],
+                lambda folder, vision, plan, stage=stage, **_: plans.update({stage: plan}) or [],
             )
-            data._scenes(stage)
+            data._scenes(stage, in_memory=False)
     assert (len(plans["train"]), len(plans["validate"])) == (12_000, 600)
     assert not {seed for seed, _ in plans["train"]} & {seed for seed, _ in plans["validate"]}
 

@@ -62,8 +62,10 @@ def test_worker_processes_give_the_features_of_encoding_directly(tmp_path: Path)
 def test_features_are_made_once(tmp_path: Path, made: list[int]) -> None:
     first = cached_features(tmp_path, VISION, PLAN)
     assert sorted(made) == [3, 4, 5, 600_000]
-    again = cached_features(tmp_path, VISION, PLAN)
+    again = cached_features(tmp_path, VISION, PLAN, in_memory=True)
     assert len(made) == 4
+    assert isinstance(first[0].features, np.memmap)
+    assert not isinstance(again[0].features, np.memmap)
     assert all(np.array_equal(one.features, other.features) for one, other in zip(first, again, strict=True))
 
 

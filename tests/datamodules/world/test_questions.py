@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from datamodules.world import KINDS, SKILLS, captions, drawings, questions, sample_scene
+from datamodules.world.questions import readout
 from datamodules.world.sampling import drawings_of
+from datamodules.world.scene import DIRECTIONS
 
 SCENES_PER_KIND = 1500
 
@@ -234,3 +236,41 @@ def test_importing_the_world_imports_no_torch_and_no_renderer():
     heavy = "[name for name in ('torch', 'lightning', 'av', 'PIL', 'resvg_py') if name in sys.modules]"
     command = f"import sys, datamodules.world; print({heavy})"
     assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def way(actor):
+    return f"{actor.direction} {actor.direction} {actor.direction} {actor.pace}"
+
+
+def test_a_readout_says_who_is_there_and_what_they_do():
+    for seed in range(60):
+        for kind in KINDS:
+            scene = sample_scene(seed, kind)
+            said = [text.strip() for text in readout(scene)]
+            assert len(said) == 4
+            assert all(text.startswith(" ") for text in readout(scene) if text)
+            names = [actor.name for actor in scene.actors]
+            if kind == "sequence":
+                assert said == [*names, "", ""][:4]
+            elif kind == "pair":
+                first, second = scene.actors
+                if list(DIRECTIONS).index(first.direction) > list(DIRECTIONS).index(second.direction):
+                    first, second = second, first
+                ways = [way(actor) for actor in (first, second)]
+                assert said == [first.name, ways[0], second.name, ways[1]]
+            else:
+                does = "" if kind == "picture" else scene.main.event and scene.main.event.name
+                does = way(scene.main) if kind == "move" else does
+                other = "" if scene.bystander is None else scene.bystander.name
+                assert said == [scene.main.name, does, other, ""]
+
+
+def test_a_readout_goes_with_the_way_the_video_runs():
+    sequence, move = sample_scene(1, "sequence"), sample_scene(1, "move")
+    shown = [text for text in readout(sequence) if text]
+    assert [text for text in readout(sequence.reversed_in_time()) if text] == shown[::-1]
+    opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
+    name, moves, *rest = readout(move)
+    for direction, other in opposite.items():
+        moves = moves.replace(direction, other.upper())
+    assert readout(move.reversed_in_time()) == (name, moves.lower(), *rest)
