@@ -23,7 +23,7 @@ from _record import append
 
 QUESTION = "What is moving?"
 NUM_TOKENS = 16
-START_UP = "import videoflamingo as vf; vf.load(device={device!r}, dtype={dtype!r})"
+START_UP = "import videoflamingo as vf; vf.load(device={device!r}, dtype={dtype!r}); print('ready', flush=True)"
 
 
 def default_video() -> Path:
@@ -35,13 +35,19 @@ def default_video() -> Path:
 
 
 def start_up_seconds(device: str, dtype: str, runs: int) -> list[float]:
-    """Wall time of fresh processes that load the model; the first one, which may unpack weights, is not counted."""
+    """Fresh processes, from their start until they say that the model is ready; the first, which may unpack weights, is
+    not counted.
+    """
     command = [sys.executable, "-c", START_UP.format(device=device, dtype=dtype)]
     seconds = []
     for _ in range(runs + 1):
         started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - started)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None  # asked for above
+            said = process.stdout.readline()
+            seconds.append(time.perf_counter() - started)
+        if said != "ready\n" or process.returncode != 0:
+            raise SystemExit(f"ask_latency: loading the model failed with status {process.returncode}")
     return seconds[1:]
 
 
