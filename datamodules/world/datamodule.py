@@ -93,7 +93,7 @@ class WorldBatches(Sampler[list[tuple[int, int]]]):
             group = groups[rng.choice(len(groups), p=shares / shares.sum())]
             members = self.texts.groups[group]
             size, chances = self.sizes[group], self.chances[group]
-            chosen = rng.choice(members, size=size, replace=np.count_nonzero(chances) < size, p=chances)
+            chosen = rng.choice(members, size=size, replace=bool(np.count_nonzero(chances) < size), p=chances)
             yield [(int(scene), int(rng.integers(1 << 31))) for scene in chosen]
 
 

@@ -109,7 +109,7 @@ def test_frame_differences_add_nothing_to_a_picture_or_to_what_stands_still() ->
     without.load_state_dict(resampler.state_dict(), strict=False)
     moving, still = random_features(4), random_features(1).expand(-1, 4, -1, -1)
     for features in (random_features(1), still):
-        assert torch.equal(resampler(features), without(features))
+        torch.testing.assert_close(resampler(features), without(features), rtol=1e-5, atol=1e-5)
     assert (resampler(moving) - without(moving)).abs().max() > 0.01
 
 
@@ -117,8 +117,8 @@ def test_positions_start_as_waves_of_a_square_grid_and_random_elsewhere() -> Non
     torch.manual_seed(0)
     grid = initial_positions(36, 384).unflatten(0, (6, 6))
     alike = F.cosine_similarity
-    beside, across = alike(grid[2, 2], grid[2, 3], dim=0), alike(grid[2, 2], grid[2, 5], dim=0)
-    assert beside > 0.5 > across
+    beside, across = alike(grid[2, 2], grid[2, 3], dim=0), alike(grid[2, 2], grid[5, 5], dim=0)
+    assert beside > 0.5 > across + 0.2
     assert float(grid.std()) == pytest.approx(1.0, abs=0.1)
     assert initial_positions(35, 384).shape == (35, 384)
 
