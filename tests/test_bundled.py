@@ -43,7 +43,7 @@ def num_right(tiny: VideoFlamingo, clips: dict[tuple[str, int], Clip], skill: st
     return right
 
 
-# Of 24. Guessing gets 15 of three choices three times in 1,000, of four once in 10,000, and 18 of four never.
+# Of 24. Guessing gets 15 of three choices three times in 1,000, of four once in 10,000; 18 of four almost never.
 @pytest.mark.parametrize(("skill", "at_least"), [("direction", 18), ("object", 15), ("count", 15)])
 def test_it_sees(tiny: VideoFlamingo, clips: dict[tuple[str, int], Clip], skill: str, at_least: int) -> None:
     assert num_right(tiny, clips, skill, lambda clip: clip) >= at_least

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.world.features import CachedScene, cached_features, plan_scenes
+from datamodules.world.features import VIDEO_KINDS, CachedScene, cached_features, plan_scenes
 from datamodules.world.questions import captions, questions, readout
+from videoflamingo.errors import UsageError
 from videoflamingo.models.vision import VisionConfig
 from videoflamingo.prompt import PromptTemplate
 from videoflamingo.torchvision_operators import declare_missing_operators
@@ -112,6 +113,9 @@ class WorldData(L.LightningDataModule):
         num_workers: processes that make videos while the cache is built.
         in_memory: keep all features in memory (0.74 MB a video), where the system would not keep the files there.
         seed: of texts and order.
+
+    Raises:
+        UsageError: if a share or an emphasis is out of range, or of a kind that no video is of.
     """
 
     def __init__(
@@ -132,6 +136,11 @@ class WorldData(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= picture_share <= 1:
+            raise UsageError(f"world: picture_share is {picture_share}; give a share from 0 to 1")
+        wrong = {kind: weight for kind, weight in (emphasis or {}).items() if kind not in VIDEO_KINDS or weight <= 0}
+        if wrong:
+            raise UsageError(f"world: emphasis {wrong}; give {', '.join(VIDEO_KINDS)} numbers above 0")
         self.folder = Path(folder).expanduser()
         self.vision = vision
         self.num_scenes = {

@@ -1,5 +1,6 @@
 """Texts and batches are functions of seed, epoch and position, and a shrunk recipe trains."""
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from datamodules.world import features as world_features
 from datamodules.world.datamodule import WorldBatches, WorldData, WorldTexts
 from datamodules.world.features import CachedScene
 from tests.tiny import tiny_language_model, tiny_tokenizer
+from videoflamingo.errors import UsageError
 from videoflamingo.models.checkpoint import load_checkpoint
 from videoflamingo.models.vision import VisionConfig
 from videoflamingo.prompt import EndOfChunk, Medium, Text
@@ -144,6 +146,19 @@ def test_an_emphasised_kind_is_drawn_more_often(texts: WorldTexts) -> None:
 
     assert share(None) == pytest.approx(1 / 5, abs=0.04)
     assert share({"sequence": 9.0}) == pytest.approx(9 / 13, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"emphasis": {"sequnce": 3.0}}, "world: emphasis {'sequnce': 3.0}; give move, sequence, event, pair"),
+        ({"emphasis": {"move": 0.0, "pair": 2.0}}, "world: emphasis {'move': 0.0}; give"),
+        ({"picture_share": 1.5}, "world: picture_share is 1.5; give a share from 0 to 1"),
+    ],
+)
+def test_a_share_or_emphasis_that_cannot_be_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        WorldData("folder", VisionConfig(), **settings)
 
 
 def test_the_share_of_pictures_is_kept(texts: WorldTexts) -> None:
