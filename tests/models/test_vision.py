@@ -1,6 +1,8 @@
 """Frames reach the tower undistorted, and the tower stays as it is."""
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 
 from tests.tiny import random_pixels
 from videoflamingo.errors import ModelError
-from videoflamingo.models.vision import VisionConfig, VisionTower
+from videoflamingo.models.vision import PACKAGED_TOWERS, VisionConfig, VisionTower
 
 CONFIG = VisionConfig("random:test_efficientnet", image_size=64)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -163,3 +165,32 @@ def test_building_a_tower_leaves_its_batch_statistics_as_they_were_loaded() -> N
     statistics = {name: value for name, value in tower().backbone.state_dict().items() if "running" in name}
     assert statistics
     assert all((value == float(name.endswith("var"))).all() for name, value in statistics.items())  # as timm makes them
+
+
+def test_folded_batch_norms_are_the_same_function() -> None:
+    """The packaged tower against timm's own model with the same weights, batch statistics included."""
+    import timm
+
+    _, module, weights, timm_name = PACKAGED_TOWERS["package:efficientnet-lite2"]
+    folder = Path(importlib.util.find_spec(module).submodule_search_locations[0])
+    plain = timm.create_model(timm_name, pretrained=False).eval().double()
+    stored = [value for key, value in torch.load(folder / weights).items() if not key.endswith("num_batches_tracked")]
+    names = [key for key in plain.state_dict() if not key.endswith("num_batches_tracked")]
+    plain.load_state_dict(dict(zip(names, stored, strict=True)), strict=False)
+    vision = tower(tower="package:efficientnet-lite2", image_size=96).double()
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in vision.modules())
+    pixels = random_pixels(2, size=96).double()
+    with torch.no_grad():
+        expected = plain.forward_features(pixels).flatten(2).transpose(1, 2)
+    assert expected.std() > 1e-2
+    torch.testing.assert_close(vision(pixels), expected, rtol=0, atol=5e-5)  # weights were folded in float32
+
+
+def test_a_cpu_takes_few_frames_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    vision, sizes = tower(chunk_size=32), []
+    forward = vision.backbone.forward_features
+    monkeypatch.setattr(
+        vision.backbone, "forward_features", lambda frames: sizes.append(len(frames)) or forward(frames)
+    )
+    vision(random_pixels(19))
+    assert sizes == [8, 8, 3]

