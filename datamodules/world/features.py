@@ -18,6 +18,7 @@ from datamodules.world.clips import NUM_FRAMES, frames_of
 from datamodules.world.sampling import sample_scene
 from datamodules.world.scene import Scene
 from videoflamingo.models.vision import VisionConfig, VisionTower
+from videoflamingo.pipeline import choose_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def _make_shards(
 ) -> None:
     import torch
 
-    tower = VisionTower(vision).to(torch.bfloat16)
+    tower = VisionTower(vision).to(choose_dtype("auto", torch.device("cpu")))
     jobs = [(seed, kind, split) for shard in shards for seed, kind in shard]
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         clips: Iterator[np.ndarray] = pool.map(frames_of, jobs, chunksize=8)

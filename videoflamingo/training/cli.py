@@ -1,8 +1,12 @@
 """`videoflamingo fit | validate | test | predict`: LightningCLI over recipes (one YAML, or several composed)."""
 
+import logging
 from typing import Any
 
+import torch
+
 from videoflamingo.errors import UsageError
+from videoflamingo.pipeline import choose_dtype
 from videoflamingo.torchvision_operators import declare_missing_operators
 from videoflamingo.training.module import FlamingoTraining
 
@@ -10,6 +14,8 @@ declare_missing_operators()
 from jsonargparse import ArgumentError  # noqa: E402  (these imports need the declaration above)
 from lightning import LightningDataModule  # noqa: E402
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa: E402
+
+logger = logging.getLogger(__name__)
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -40,6 +46,14 @@ class RecipeCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The datamodule encodes frames with the model's tower."""
         parser.link_arguments("model.config.vision", "data.init_args.vision")
+
+    def before_instantiate_classes(self) -> None:
+        """Train in float32 on a CPU that could only emulate bfloat16, tens of times slower."""
+        trainer = self.config[self.subcommand].trainer
+        on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+        if trainer.precision == "bf16-mixed" and on_cpu and choose_dtype("auto", torch.device("cpu")) == torch.float32:
+            trainer.precision = "32-true"
+            logger.warning("precision bf16-mixed: this CPU does not compute in bfloat16; training in 32-true instead")
 
 
 class _Parsed(Exception):

@@ -11,6 +11,7 @@ from torch import Tensor
 from videoflamingo.errors import ModelError
 from videoflamingo.generation import generate
 from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
+from videoflamingo.pipeline import choose_dtype
 from videoflamingo.prompt import (
     IGNORED_LABEL,
     EncodedPrompt,
@@ -44,7 +45,8 @@ class FlamingoTraining(L.LightningModule):
         loss_on: `all` text, the paper's objective, or `answers` only.
         language_attention: kernel of the frozen language model. On CPU the backward of `sdpa` costs more than all
             matrix products together for short texts; `eager` does not.
-        frozen_dtype: type of the frozen parts (the trained ones stay float32).
+        frozen_dtype: type of the frozen parts (the trained ones stay float32); `auto` is bfloat16 where the device
+            computes in it, else float32.
         init_from: a checkpoint folder whose trained weights are the start.
     """
 
@@ -59,7 +61,7 @@ class FlamingoTraining(L.LightningModule):
         objective: Literal["text", "readout"] = "text",
         loss_on: Literal["all", "answers"] = "all",
         language_attention: Literal["sdpa", "eager"] = "sdpa",
-        frozen_dtype: Literal["float32", "bfloat16"] = "bfloat16",
+        frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         init_from: str | None = None,
     ) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class FlamingoTraining(L.LightningModule):
         self.objective = objective
         self.loss_on = loss_on
         self.language_attention = language_attention
-        self.frozen_dtype = getattr(torch, frozen_dtype)
+        self.frozen_dtype = frozen_dtype
         self.init_from = init_from
         self.flamingo: Flamingo | None = None
 
@@ -83,7 +85,8 @@ class FlamingoTraining(L.LightningModule):
         """Build the model once, however often Lightning calls."""
         if self.flamingo is not None:
             return
-        self.flamingo = Flamingo(self.config, dtype=self.frozen_dtype)
+        device = self.device if self._trainer is None else self.trainer.strategy.root_device
+        self.flamingo = Flamingo(self.config, dtype=choose_dtype(self.frozen_dtype, device))
         self.flamingo.language_model.set_attn_implementation(self.language_attention)
         if self.objective == "readout":
             self.flamingo.new_tokens.requires_grad_(False)

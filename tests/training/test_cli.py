@@ -1,0 +1,34 @@
+"""What the command does beyond LightningCLI."""
+
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from videoflamingo.training import cli
+
+
+@pytest.mark.parametrize(
+    ("precision", "fastest", "expected"),
+    [
+        ("bf16-mixed", torch.float32, "32-true"),
+        ("bf16-mixed", torch.bfloat16, "bf16-mixed"),
+        ("16-mixed", torch.float32, "16-mixed"),
+    ],
+)
+def test_a_cpu_without_bfloat16_trains_in_float32_and_says_so(
+    precision: str,
+    fastest: torch.dtype,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(cli, "choose_dtype", lambda name, device: fastest)
+    trainer = SimpleNamespace(accelerator="cpu", precision=precision)
+    command = SimpleNamespace(subcommand="fit", config={"fit": SimpleNamespace(trainer=trainer)})
+    with caplog.at_level(logging.WARNING):
+        cli.RecipeCLI.before_instantiate_classes(cast(Any, command))
+    assert trainer.precision == expected
+    assert ("does not compute in bfloat16" in caplog.text) == (precision != expected)
