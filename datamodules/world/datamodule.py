@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.world.features import VIDEO_KINDS, CachedScene, cached_features, plan_scenes
-from datamodules.world.questions import captions, questions, readout
+from datamodules.world.questions import SKILLS, captions, questions, readout
 from videoflamingo.errors import UsageError
 from videoflamingo.models.vision import VisionConfig
 from videoflamingo.prompt import PromptTemplate
@@ -30,8 +30,15 @@ GROUPS = ("picture", "video")  # a batch is of one group, so that its texts have
 class WorldTexts(Dataset[Sample]):
     """Scenes with a text each; text `(scene, draw)` is a function of the seed, the scene and the draw only."""
 
-    def __init__(self, scenes: list[CachedScene], seed: int, caption_shares: dict[str, float]) -> None:
+    def __init__(
+        self,
+        scenes: list[CachedScene],
+        seed: int,
+        caption_shares: dict[str, float],
+        skill_emphasis: dict[str, float] | None = None,
+    ) -> None:
         self.scenes, self.seed, self.caption_shares = scenes, seed, caption_shares
+        self.skill_emphasis = skill_emphasis or {}
         self.template = PromptTemplate()
         self.groups = {
             "picture": [index for index, cached in enumerate(scenes) if cached.scene.kind == "picture"],
@@ -52,7 +59,8 @@ class WorldTexts(Dataset[Sample]):
             segments = self.template.ask(None, str(rng.choice(captions(scene))))
         else:
             asked = questions(scene, rng)
-            question = asked[rng.integers(len(asked))]
+            chances = np.array([self.skill_emphasis.get(one.skill, 1.0) for one in asked])
+            question = asked[rng.choice(len(asked), p=chances / chances.sum())]
             segments = self.template.ask(question.question, question.answer)
         return Sample(segments, [features], group, readout(scene))
 
@@ -108,6 +116,8 @@ class WorldData(L.LightningDataModule):
         picture_batch_size, video_batch_size: texts a step.
         picture_share: share of the steps whose texts are about pictures.
         emphasis: how much more often than others a scene of a kind is drawn among the videos; 1 for kinds not named.
+        skill_emphasis: how much more often than others a question of a skill is drawn among those about one scene; 1
+            for skills not named.
         picture_captions, video_captions: share of captions among the texts; the others are questions.
         steps_per_epoch: an epoch has no natural end here.
         num_workers: processes that make videos while the cache is built.
@@ -115,7 +125,7 @@ class WorldData(L.LightningDataModule):
         seed: of texts and order.
 
     Raises:
-        UsageError: if a share or an emphasis is out of range, or of a kind that no video is of.
+        UsageError: if a share or an emphasis is out of range, or of a kind or skill that there is not.
     """
 
     def __init__(
@@ -128,6 +138,7 @@ class WorldData(L.LightningDataModule):
         video_batch_size: int = 24,
         picture_share: float = 0.35,
         emphasis: dict[str, float] | None = None,
+        skill_emphasis: dict[str, float] | None = None,
         picture_captions: float = 0.8,
         video_captions: float = 0.5,
         steps_per_epoch: int = 500,
@@ -138,9 +149,13 @@ class WorldData(L.LightningDataModule):
         super().__init__()
         if not 0 <= picture_share <= 1:
             raise UsageError(f"world: picture_share is {picture_share}; give a share from 0 to 1")
-        wrong = {kind: weight for kind, weight in (emphasis or {}).items() if kind not in VIDEO_KINDS or weight <= 0}
-        if wrong:
-            raise UsageError(f"world: emphasis {wrong}; give {', '.join(VIDEO_KINDS)} numbers above 0")
+        for option, given, known in (
+            ("emphasis", emphasis, tuple(VIDEO_KINDS)),
+            ("skill_emphasis", skill_emphasis, SKILLS),
+        ):
+            wrong = {name: weight for name, weight in (given or {}).items() if name not in known or weight <= 0}
+            if wrong:
+                raise UsageError(f"world: {option} {wrong}; give {', '.join(known)} numbers above 0")
         self.folder = Path(folder).expanduser()
         self.vision = vision
         self.num_scenes = {
@@ -148,7 +163,7 @@ class WorldData(L.LightningDataModule):
             "validate": (math.ceil(num_videos / 20), math.ceil(num_pictures / 20)),
         }
         self.sizes = {"picture": picture_batch_size, "video": video_batch_size}
-        self.picture_share, self.emphasis = picture_share, emphasis
+        self.picture_share, self.emphasis, self.skill_emphasis = picture_share, emphasis, skill_emphasis
         self.caption_shares = {"picture": picture_captions, "video": video_captions}
         self.steps_per_epoch = steps_per_epoch
         self.num_workers, self.in_memory = num_workers, in_memory
@@ -162,7 +177,8 @@ class WorldData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         for name in self.num_scenes:
-            self.texts[name] = WorldTexts(self._scenes(name, self.in_memory), self.seed, self.caption_shares)
+            scenes = self._scenes(name, self.in_memory)
+            self.texts[name] = WorldTexts(scenes, self.seed, self.caption_shares, self.skill_emphasis)
 
     def _scenes(self, stage: str, in_memory: bool) -> list[CachedScene]:
         first = TRAIN_FIRST_SEED if stage == "train" else VALIDATION_FIRST_SEED

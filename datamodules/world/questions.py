@@ -15,6 +15,7 @@ from datamodules.world.scene import DIRECTIONS, EVENTS, KINDS, PACES, Actor, Sce
 PARAPHRASE_SHARE = 0.25  # of questions worded otherwise than usual
 NUM_NAME_CHOICES = 4
 COUNTS = {2: "two", 3: "three", 4: "four"}
+PLACES = ("first", "second", "third")  # and the last
 
 # The usual wording first.
 WORDINGS = {
@@ -26,11 +27,12 @@ WORDINGS = {
     "first": ("Which comes first, the {first} or the {second}?", "What appears first, the {first} or the {second}?"),
     "last": ("Which comes last, the {first} or the {second}?", "What appears last, the {first} or the {second}?"),
     "next": ("What comes right after the {name}?", "What follows the {name}?"),
+    "place": ("What comes {place}?", "What appears {place}?"),
     "count": ("How many things appear?", "How many things are shown?"),
     "event": ("What does the {name} do?", "What does the {name} do here?"),
     "mover": ("Which one moves {direction}?", "What moves {direction}?"),
 }
-SKILLS = ("object", "direction", "speed", "order", "next", "count", "event", "mover")
+SKILLS = ("object", "direction", "speed", "order", "next", "place", "count", "event", "mover")
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,9 @@ def _about_sequence(scene: Scene, rng: np.random.Generator) -> list[Question]:
         others = [names[place + 1], *(name for name in names if name not in names[place : place + 2])]
         choices = _name_choices(scene, others, rng)
         asked.append(Question("next", _worded("next", rng, name=names[place]), names[place + 1], choices))
+    by_place = [*zip(PLACES, names, strict=False), ("last", names[-1])]
+    word, name = by_place[rng.integers(len(by_place))]
+    asked.append(Question("place", _worded("place", rng, place=word), name, _name_choices(scene, names, rng)))
     return asked
 
 

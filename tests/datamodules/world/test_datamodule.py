@@ -148,11 +148,25 @@ def test_an_emphasised_kind_is_drawn_more_often(texts: WorldTexts) -> None:
     assert share({"sequence": 9.0}) == pytest.approx(9 / 13, abs=0.04)
 
 
+def test_an_emphasised_skill_is_asked_about_more_often(texts: WorldTexts) -> None:
+    """A mover alone has three questions; ten times as often as each of the others is 10 of 12."""
+
+    def share(emphasis: dict[str, float] | None) -> float:
+        asked = WorldTexts(texts.scenes[:1], 0, {"picture": 0.0, "video": 0.0}, emphasis)
+        return float(np.mean(["slowly" in words(asked[0, draw]).lower() for draw in range(600)]))
+
+    assert share({"speed": 10.0}) - share(None) > 0.3
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"emphasis": {"sequnce": 3.0}}, "world: emphasis {'sequnce': 3.0}; give move, sequence, event, pair"),
         ({"emphasis": {"move": 0.0, "pair": 2.0}}, "world: emphasis {'move': 0.0}; give"),
+        (
+            {"skill_emphasis": {"ordre": 3.0}},
+            "world: skill_emphasis {'ordre': 3.0}; give object, direction, speed, order",
+        ),
         ({"picture_share": 1.5}, "world: picture_share is 1.5; give a share from 0 to 1"),
     ],
 )

@@ -100,6 +100,7 @@ def test_the_choices_hold_the_answer_exactly_once(skill, asked):
         ("speed", 2),
         ("order", 2),
         ("next", 4),
+        ("place", 4),
         ("count", 3),
         ("event", 5),
         ("mover", 2),
@@ -125,7 +126,7 @@ def test_the_kinds_ask_their_skills():
     assert skills("move") == {"object", "direction", "speed"}
     assert skills("pair") == {"mover", "direction"}
     assert skills("event") == {"object", "event"}
-    assert skills("sequence") == {"order", "next", "count"}
+    assert skills("sequence") == {"order", "next", "place", "count"}
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -138,6 +139,10 @@ def test_answers_about_a_sequence_are_those_a_viewer_would_give(seed):
         elif question.skill == "next":
             before = question.question.split(" the ")[1].rstrip("?")
             assert seen[seen.index(before) + 1] == question.answer
+        elif question.skill == "place":
+            place = question.question.rstrip("?").split()[-1]
+            assert seen[{"first": 0, "second": 1, "third": 2, "last": -1}[place]] == question.answer
+            assert set(seen) <= set(question.choices)
         else:
             one, other = (seen.index(name) for name in question.choices)
             later = " last," in question.question
