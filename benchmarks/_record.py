@@ -17,6 +17,8 @@ def circumstances() -> dict[str, Any]:
     """Date, commit, machine and versions."""
     import torch
 
+    from videoflamingo.pipeline import choose_dtype
+
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -26,6 +28,8 @@ def circumstances() -> dict[str, Any]:
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "bfloat16": choose_dtype("auto", torch.device("cpu")) == torch.bfloat16,
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },

@@ -32,7 +32,7 @@ FIRST_SEED = 5_000_000  # far from the seeds of training, validation and the dem
 # kind of scene: skill that is asked about it -> row of the report
 ROWS = {
     "move": {"direction": "direction", "object": "object", "speed": "speed"},
-    "sequence": {"order": "order", "count": "count", "next": "next"},
+    "sequence": {"order": "order", "place": "place", "count": "count", "next": "next"},
     "event": {"event": "event"},
     "pair": {"direction": "direction of two", "mover": "mover of two"},
 }
