@@ -1,6 +1,6 @@
 """What the bundled model sees: accuracy on fresh videos of known drawings, with controls that must fall to chance.
 
-    python benchmarks/tiny_quality.py [--limit N] [--seed S] [--json] [--model tiny] [--no-record]
+    python benchmarks/tiny_quality.py [--limit N] [--seed S] [--json] [--skills direction order ...] [--model tiny]
 
 Every video is new (its seed was never trained on), really encoded as H.264 and really decoded. Each skill gets N videos
 and one question a video, answered by ranking the given choices by their summed log-probability. Controls: `blind` shows
@@ -88,8 +88,8 @@ def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def measure(model_name: str, limit: int, seed: int) -> dict[str, Tally]:
-    """Ask `limit` videos of every kind all their questions, with and without the controls."""
+def measure(model_name: str, limit: int, seed: int, rows: list[str]) -> dict[str, Tally]:
+    """Ask `limit` videos of every kind the questions of these rows, with and without the controls."""
     import torch
 
     from videoflamingo import load
@@ -98,8 +98,9 @@ def measure(model_name: str, limit: int, seed: int) -> dict[str, Tally]:
     flamingo = load(model_name)
     model = flamingo.model
     size = model.config.vision.image_size
-    tallies = {row: Tally() for skills in ROWS.values() for row in skills.values()}
-    jobs = [(FIRST_SEED + seed * 100_000 + index, kind) for kind in ROWS for index in range(limit)]
+    tallies = {row: Tally() for skills in ROWS.values() for row in skills.values() if row in rows}
+    kinds = [kind for kind, skills in ROWS.items() if tallies.keys() & skills.values()]
+    jobs = [(FIRST_SEED + seed * 100_000 + index, kind) for kind in kinds for index in range(limit)]
     started, done = time.monotonic(), 0
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool, torch.inference_mode():
         blank = model.vision(torch.zeros(1, 3, size, size, device=model.device))  # [1, P, D], the mean colour
@@ -111,19 +112,20 @@ def measure(model_name: str, limit: int, seed: int) -> dict[str, Tally]:
             rng = np.random.default_rng([seed, done])
             order = torch.from_numpy(np.stack([rng.permutation(length) for _ in batch]))[:, None]
             shown = {"accuracy": true, "blind": torch.zeros_like(true), "shuffled": true.gather(2, order)}
-            asked = [(video, row, question) for video, (_, own) in enumerate(batch) for row, question in own]
-            videos = torch.tensor([video for video, _, _ in asked], device=model.device)
-            prompts = [flamingo.encode_prompt(question.question) for _, _, question in asked]
-            choices = [[flamingo.encode_choice(choice) for choice in question.choices] for _, _, question in asked]
-            for control, frame_index in shown.items():
-                visual_tokens = model.resample(features, frame_index)[videos]
-                scored = score_choices(model, prompts, choices, visual_tokens)
-                for (_, row, question), own in zip(asked, scored, strict=True):
-                    sums = [sum(choice.log_probabilities) for choice in own]
-                    said = question.choices[int(np.argmax(sums))]
-                    tallies[row].right[control] += said == question.answer
-            for _, row, question in asked:
-                tallies[row].chances.append(1 / len(question.choices))
+            shown_tokens = {control: model.resample(features, index) for control, index in shown.items()}
+            for row, tally in tallies.items():  # row by row, so that the choices of a pass have similar lengths
+                asked = [(video, one) for video, (_, own) in enumerate(batch) for name, one in own if name == row]
+                if not asked:
+                    continue
+                videos = torch.tensor([video for video, _ in asked], device=model.device)
+                prompts = [flamingo.encode_prompt(question.question) for _, question in asked]
+                choices = [[flamingo.encode_choice(choice) for choice in question.choices] for _, question in asked]
+                for control, visual_tokens in shown_tokens.items():
+                    scored = score_choices(model, prompts, choices, visual_tokens[videos])
+                    for (_, question), own in zip(asked, scored, strict=True):
+                        sums = [sum(choice.log_probabilities) for choice in own]
+                        tally.right[control] += question.choices[int(np.argmax(sums))] == question.answer
+                tally.chances += [1 / len(question.choices) for _, question in asked]
             done += len(batch)
             rate = done / (time.monotonic() - started)
             print(f"\r{done}/{len(jobs)} videos, {rate:.1f} a second ", end="", file=sys.stderr, flush=True)
@@ -136,6 +138,8 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=500, help="videos of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which fresh videos (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print only the JSON line")
+    rows = [row for skills in ROWS.values() for row in skills.values()]
+    parser.add_argument("--skills", nargs="+", choices=rows, default=rows, help="only these (default: all)")
     parser.add_argument("--model", default="tiny", help="bundled model or checkpoint folder (default: %(default)s)")
     parser.add_argument("--no-record", action="store_true", help="do not append to benchmarks/results")
     options = parser.parse_args()
@@ -143,7 +147,7 @@ def main() -> int:
         parser.error(f"--limit {options.limit} must be at least 1 and --seed {options.seed} at least 0")
     results = {
         skill: tally.summary()
-        for skill, tally in measure(options.model, options.limit, options.seed).items()
+        for skill, tally in measure(options.model, options.limit, options.seed, options.skills).items()
         if tally.chances
     }
     if not options.json:
