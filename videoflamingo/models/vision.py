@@ -181,7 +181,7 @@ def _fill_in_order(backbone: nn.Module, path: Path) -> nn.Module:
     return backbone
 
 
-def _fold_batch_norms(backbone: nn.Module) -> nn.Module:
+def _fold_batch_norms(backbone: Any) -> nn.Module:
     """The same function in eval mode with each batch norm's scale and shift inside the convolution before it.
 
     For models whose submodules are registered in the order they run, as those of `PACKAGED_TOWERS` are.
