@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.world.features import VIDEO_KINDS, CachedScene, cached_features, plan_scenes
 from datamodules.world.questions import SKILLS, captions, questions, readout
+from datamodules.world.scene import Scene
 from videoflamingo.errors import UsageError
 from videoflamingo.models.vision import VisionConfig
 from videoflamingo.prompt import PromptTemplate
@@ -23,8 +24,19 @@ import lightning as L  # noqa: E402  (its import needs the declaration above)
 TRAIN_FIRST_SEED = 0
 VALIDATION_FIRST_SEED = 1_000_000
 REVERSED_SHARE = 0.5  # of videos shown backwards, with the answers that go with it
+BESIDE = "beside"  # in an emphasis: scenes in which something moves or does something beside a drawing at rest
 
 GROUPS = ("picture", "video")  # a batch is of one group, so that its texts have similar lengths
+
+
+def mirrored(features: np.ndarray) -> np.ndarray:
+    """Features `[T, P, D]` of a square grid of patches with its columns in the opposite order.
+
+    What a convolutional tower gives for the mirrored frame is not quite this: within a patch, left stays left.
+    """
+    num_frames, num_patches, width = features.shape
+    side = math.isqrt(num_patches)
+    return features.reshape(num_frames, side, side, width)[:, :, ::-1].reshape(features.shape)
 
 
 class WorldTexts(Dataset[Sample]):
@@ -36,9 +48,10 @@ class WorldTexts(Dataset[Sample]):
         seed: int,
         caption_shares: dict[str, float],
         skill_emphasis: dict[str, float] | None = None,
+        mirrored_share: float = 0.0,
     ) -> None:
         self.scenes, self.seed, self.caption_shares = scenes, seed, caption_shares
-        self.skill_emphasis = skill_emphasis or {}
+        self.skill_emphasis, self.mirrored_share = skill_emphasis or {}, mirrored_share
         self.template = PromptTemplate()
         self.groups = {
             "picture": [index for index, cached in enumerate(scenes) if cached.scene.kind == "picture"],
@@ -55,6 +68,8 @@ class WorldTexts(Dataset[Sample]):
         group = "picture" if scene.kind == "picture" else "video"
         if rng.random() < REVERSED_SHARE:
             scene, features = scene.reversed_in_time(), features[::-1]
+        if rng.random() < self.mirrored_share:
+            scene, features = scene.mirrored(), mirrored(features)
         if rng.random() < self.caption_shares[group]:
             segments = self.template.ask(None, str(rng.choice(captions(scene))))
         else:
@@ -80,7 +95,7 @@ class WorldBatches(Sampler[list[tuple[int, int]]]):
         self.texts, self.sizes, self.num_batches, self.seed = texts, sizes, num_batches, seed
         self.shares = {"picture": picture_share, "video": 1.0 - picture_share}
         weights = {
-            group: np.array([(emphasis or {}).get(texts.scenes[index].scene.kind, 1.0) for index in members])
+            group: np.array([_weight(texts.scenes[index].scene, emphasis or {}) for index in members])
             for group, members in texts.groups.items()
         }
         self.chances = {group: own / own.sum() for group, own in weights.items()}
@@ -106,6 +121,11 @@ class WorldBatches(Sampler[list[tuple[int, int]]]):
             yield [(int(scene), int(rng.integers(1 << 31))) for scene in chosen]
 
 
+def _weight(scene: Scene, emphasis: dict[str, float]) -> float:
+    """How much more often than others a scene is drawn."""
+    return emphasis.get(scene.kind, 1.0) * (emphasis.get(BESIDE, 1.0) if scene.bystander is not None else 1.0)
+
+
 class WorldData(L.LightningDataModule):
     """Videos and pictures with known answers, made on this machine from seeds (see `datamodules.world`).
 
@@ -116,8 +136,11 @@ class WorldData(L.LightningDataModule):
         picture_batch_size, video_batch_size: texts a step.
         picture_share: share of the steps whose texts are about pictures.
         emphasis: how much more often than others a scene of a kind is drawn among the videos; 1 for kinds not named.
+            `beside` comes on top of the kind's, for scenes in which something moves, or does something, beside a
+            drawing at rest.
         skill_emphasis: how much more often than others a question of a skill is drawn among those about one scene; 1
             for skills not named.
+        mirrored_share: share of texts whose scene is shown with left and right swapped (columns of its features are).
         picture_captions, video_captions: share of captions among the texts; the others are questions.
         steps_per_epoch: an epoch has no natural end here.
         num_workers: processes that make videos while the cache is built.
@@ -139,6 +162,7 @@ class WorldData(L.LightningDataModule):
         picture_share: float = 0.35,
         emphasis: dict[str, float] | None = None,
         skill_emphasis: dict[str, float] | None = None,
+        mirrored_share: float = 0.0,
         picture_captions: float = 0.8,
         video_captions: float = 0.5,
         steps_per_epoch: int = 500,
@@ -147,10 +171,11 @@ class WorldData(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= picture_share <= 1:
-            raise UsageError(f"world: picture_share is {picture_share}; give a share from 0 to 1")
+        for option, share in (("picture_share", picture_share), ("mirrored_share", mirrored_share)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"world: {option} is {share}; give a share from 0 to 1")
         for option, given, known in (
-            ("emphasis", emphasis, tuple(VIDEO_KINDS)),
+            ("emphasis", emphasis, (*VIDEO_KINDS, BESIDE)),
             ("skill_emphasis", skill_emphasis, SKILLS),
         ):
             wrong = {name: weight for name, weight in (given or {}).items() if name not in known or weight <= 0}
@@ -164,6 +189,7 @@ class WorldData(L.LightningDataModule):
         }
         self.sizes = {"picture": picture_batch_size, "video": video_batch_size}
         self.picture_share, self.emphasis, self.skill_emphasis = picture_share, emphasis, skill_emphasis
+        self.mirrored_share = mirrored_share
         self.caption_shares = {"picture": picture_captions, "video": video_captions}
         self.steps_per_epoch = steps_per_epoch
         self.num_workers, self.in_memory = num_workers, in_memory
@@ -178,7 +204,8 @@ class WorldData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         for name in self.num_scenes:
             scenes = self._scenes(name, self.in_memory)
-            self.texts[name] = WorldTexts(scenes, self.seed, self.caption_shares, self.skill_emphasis)
+            mirrored_share = self.mirrored_share if name == "train" else 0.0
+            self.texts[name] = WorldTexts(scenes, self.seed, self.caption_shares, self.skill_emphasis, mirrored_share)
 
     def _scenes(self, stage: str, in_memory: bool) -> list[CachedScene]:
         first = TRAIN_FIRST_SEED if stage == "train" else VALIDATION_FIRST_SEED

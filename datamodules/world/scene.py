@@ -155,6 +155,14 @@ class Actor:
             turned = replace(turned, event=event)
         return turned
 
+    def mirrored(self) -> "Actor":
+        """Whoever stands where this one is seen in a mirror that swaps left and right; the drawing is not turned."""
+        direction = {"left": "right", "right": "left"}.get(self.direction or "", self.direction)
+        event = self.event
+        if event is not None and event.name == "spins":
+            event = replace(event, amount=-event.amount)
+        return replace(self, x=1.0 - self.x, angle=-self.angle % 360.0, direction=direction, event=event)
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -202,6 +210,10 @@ class Scene:
         """The scene whose video is this one's played backwards, with the facts that go with it."""
         actors = tuple(actor.reversed_in_time(self.duration_seconds) for actor in self.actors)
         return replace(self, actors=actors[::-1] if self.kind == "sequence" else actors)
+
+    def mirrored(self) -> "Scene":
+        """The scene with left and right swapped, and the facts that go with it."""
+        return replace(self, actors=tuple(actor.mirrored() for actor in self.actors))
 
     def sampled_times(self, num_frames: int = SAMPLED_FRAMES) -> list[float]:
         """Centres of `num_frames` equal parts of the video, in seconds."""

@@ -148,6 +148,30 @@ def test_an_emphasised_kind_is_drawn_more_often(texts: WorldTexts) -> None:
     assert share({"sequence": 9.0}) == pytest.approx(9 / 13, abs=0.04)
 
 
+def test_what_has_a_drawing_beside_it_can_be_drawn_more_often() -> None:
+    movers = [sample_scene(seed, "move") for seed in range(40)]
+    alone, beside = (next(one for one in movers if (one.bystander is not None) == has) for has in (False, True))
+    texts = WorldTexts([CachedScene(scene, frames(0, 8)) for scene in (alone, beside)], 0, CAPTION_SHARES)
+    made = WorldBatches(texts, {"picture": 1, "video": 1}, 2000, 0, picture_share=0.0, emphasis={"beside": 4.0})
+    assert float(np.mean([index for [(index, _)] in made])) == pytest.approx(4 / 5, abs=0.04)
+
+
+def test_a_mirrored_text_has_its_columns_and_directions_swapped() -> None:
+    """Features of a 2 x 2 grid that tell row and column; the scene's mover goes left."""
+    scene = next(
+        scene for scene in (sample_scene(seed, "move") for seed in range(40)) if scene.main.direction == "left"
+    )
+    grid = np.broadcast_to(np.array([[1, 2], [3, 4]], np.float16).reshape(1, 4, 1), (8, 4, 1))
+    texts = WorldTexts([CachedScene(scene, grid)], 0, {"picture": 1.0, "video": 1.0}, mirrored_share=0.5)
+    seen = set()
+    for draw in range(60):
+        sample = texts[0, draw]
+        (way,) = {"left", "right"} & set(words(sample).split())
+        seen.add((way, tuple(sample.media[0][0, :, 0].tolist())))
+    plain, swapped = (1.0, 2.0, 3.0, 4.0), (2.0, 1.0, 4.0, 3.0)
+    assert seen == {(way, columns) for way in ("left", "right") for columns in (plain, swapped)}  # also backwards
+
+
 def test_an_emphasised_skill_is_asked_about_more_often(texts: WorldTexts) -> None:
     """A mover alone has three questions; ten times as often as each of the others is 10 of 12."""
 
@@ -168,6 +192,7 @@ def test_an_emphasised_skill_is_asked_about_more_often(texts: WorldTexts) -> Non
             "world: skill_emphasis {'ordre': 3.0}; give object, direction, speed, order",
         ),
         ({"picture_share": 1.5}, "world: picture_share is 1.5; give a share from 0 to 1"),
+        ({"mirrored_share": -0.5}, "world: mirrored_share is -0.5; give a share from 0 to 1"),
     ],
 )
 def test_a_share_or_emphasis_that_cannot_be_is_refused(settings: dict, message: str) -> None:

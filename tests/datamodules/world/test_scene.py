@@ -67,3 +67,23 @@ def test_what_grows_shrinks_backwards() -> None:
     ]
     assert {name for name, _ in names} == {"jumps", "spins", "grows", "shrinks", "blinks"}
     assert all(backwards == opposite.get(name, name) for name, backwards in names)
+
+
+@each_kind
+def test_every_actor_of_the_mirrored_scene_stands_on_the_other_side(kind: str) -> None:
+    for seed in range(60):
+        scene = sample_scene(seed, kind)
+        for actor, other in zip(scene.actors, scene.mirrored().actors, strict=True):
+            for time in scene.sampled_times():
+                pose = actor.pose_at(time)
+                seen = None if pose is None else Pose(1.0 - pose.x, pose.y, pose.size, -pose.angle)
+                assert_same(other.pose_at(time), seen)
+
+
+def test_in_a_mirror_left_is_right_and_nothing_else_changes() -> None:
+    words = {"left": "right", "right": "left"}
+    for kind in ("move", "pair", "sequence", "event"):
+        for seed in range(40):
+            scene = sample_scene(seed, kind)
+            swapped = [" ".join(words.get(word, word) for word in text.split()) for text in captions(scene)]
+            assert captions(scene.mirrored()) == swapped
