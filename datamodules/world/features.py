@@ -94,18 +94,22 @@ def _make_shards(
 
     tower = VisionTower(vision).to(choose_dtype("auto", torch.device("cpu")))
     jobs = [(seed, kind, split) for shard in shards for seed, kind in shard]
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        clips: Iterator[np.ndarray] = pool.map(frames_of, jobs, chunksize=8)
-        for number, shard in enumerate(shards, start=1):
-            frames = [next(clips) for _ in shard]
-            pixels = torch.cat([tower.preprocess(clip) for clip in frames])
-            features = tower(pixels).to(torch.float16).numpy()  # [F, P, D]
-            path = _shard_path(folder, shard)
-            unfinished = path.with_suffix(".part")
-            with unfinished.open("wb") as file:
-                np.save(file, features)
-            unfinished.rename(path)
-            logger.info("features of the world: %d of %d shards of %d scenes", number, len(shards), SHARD_SCENES)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - num_workers))  # threads that wait for a busy core hold up all others
+    try:
+        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+            clips: Iterator[np.ndarray] = pool.map(frames_of, jobs, chunksize=8)
+            for number, shard in enumerate(shards, start=1):
+                pixels = [tower.preprocess(next(clips)) for _ in shard]
+                features = torch.cat([tower(clip).to(torch.float16) for clip in pixels])  # [F, P, D]
+                path = _shard_path(folder, shard)
+                unfinished = path.with_suffix(".part")
+                with unfinished.open("wb") as file:
+                    np.save(file, features.numpy())
+                unfinished.rename(path)
+                logger.info("features of the world: %d of %d shards of %d scenes", number, len(shards), SHARD_SCENES)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _read_shard(folder: Path, shard: list[tuple[int, str]], split: str, in_memory: bool) -> Iterator[CachedScene]:
