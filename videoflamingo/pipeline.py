@@ -213,15 +213,14 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` = bfloat16 where the device computes in it (CUDA; CPUs with AVX512-BF16 or AMX), else float32.
+    """`auto` = bfloat16 where it is the faster one (CUDA; CPUs with AMX, docs/decisions/0008), else float32.
 
     Raises:
         ModelError: if the name is unknown.
     """
     if name == "auto":
         capabilities = {} if device.type == "cuda" else torch.cpu.get_capabilities()
-        native = device.type == "cuda" or capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if device.type == "cuda" or capabilities.get("amx_bf16") else torch.float32
     if name not in DTYPES:
         raise ModelError(f"dtype {name!r} is unknown; give auto, {', '.join(DTYPES)}")
     return DTYPES[name]

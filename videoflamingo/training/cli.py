@@ -48,12 +48,12 @@ class RecipeCLI(LightningCLI):
         parser.link_arguments("model.config.vision", "data.init_args.vision")
 
     def before_instantiate_classes(self) -> None:
-        """Train in float32 on a CPU that could only emulate bfloat16, tens of times slower."""
+        """Train in float32 on a CPU that is slower in bfloat16 (docs/decisions/0008)."""
         trainer = self.config[self.subcommand].trainer
         on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
         if trainer.precision == "bf16-mixed" and on_cpu and choose_dtype("auto", torch.device("cpu")) == torch.float32:
             trainer.precision = "32-true"
-            logger.warning("precision bf16-mixed: this CPU does not compute in bfloat16; training in 32-true instead")
+            logger.warning("precision bf16-mixed: this CPU is slower in bfloat16; training in 32-true instead")
 
 
 class _Parsed(Exception):

@@ -46,7 +46,7 @@ class FlamingoTraining(L.LightningModule):
         language_attention: kernel of the frozen language model. On CPU the backward of `sdpa` costs more than all
             matrix products together for short texts; `eager` does not.
         frozen_dtype: type of the frozen parts (the trained ones stay float32); `auto` is bfloat16 where the device
-            computes in it, else float32.
+            is faster in it, else float32.
         init_from: a checkpoint folder whose trained weights are the start.
     """
 
