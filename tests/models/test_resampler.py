@@ -44,10 +44,17 @@ def test_the_resampler_and_its_gradients_equal_the_slow_twin(num_frames: int, ba
     [
         ({"position_embeddings": True}, FEATURE_WIDTH),
         ({"frame_differences": True}, FEATURE_WIDTH),
+        ({"frame_differences": True, "difference_hidden": 5}, FEATURE_WIDTH),
         ({"activation": "gelu"}, FEATURE_WIDTH),
         ({}, CONFIG.width),
     ],
-    ids=["position embeddings", "frame differences", "gelu", "features as wide as the resampler"],
+    ids=[
+        "position embeddings",
+        "frame differences",
+        "two maps of differences",
+        "gelu",
+        "features as wide as the resampler",
+    ],
 )
 def test_the_resamplers_options_equal_the_slow_twin(changes: dict, feature_width: int) -> None:
     check(replace(CONFIG, **changes), feature_width, num_frames=3)
@@ -103,14 +110,29 @@ def test_position_embeddings_refuse_another_number_of_patches() -> None:
         resampler(random_features(4)[:, :, :2])
 
 
-def test_frame_differences_add_nothing_to_a_picture_or_to_what_stands_still() -> None:
-    resampler = made(replace(CONFIG, frame_differences=True))
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_frame_differences_add_nothing_to_a_picture_or_to_what_stands_still(hidden: int) -> None:
+    resampler = made(replace(CONFIG, frame_differences=True, difference_hidden=hidden))
     without = made(CONFIG)
     without.load_state_dict(resampler.state_dict(), strict=False)
     moving, still = random_features(4), random_features(1).expand(-1, 4, -1, -1)
     for features in (random_features(1), still):
         torch.testing.assert_close(resampler(features), without(features), rtol=1e-5, atol=1e-5)
     assert (resampler(moving) - without(moving)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("settings", [{"difference_hidden": 5}, {"frame_differences": True, "difference_hidden": -1}])
+def test_a_second_map_of_differences_that_cannot_be_is_refused(settings: dict) -> None:
+    with pytest.raises(ModelError, match=r"difference_hidden is -?\d; give 0 or more"):
+        ResamplerConfig(**settings)
+
+
+def test_the_second_map_of_differences_changes_nothing_at_first() -> None:
+    resampler = PerceiverResampler(FEATURE_WIDTH, PATCHES, replace(CONFIG, frame_differences=True, difference_hidden=5))
+    without = PerceiverResampler(FEATURE_WIDTH, PATCHES, replace(CONFIG, frame_differences=True))
+    without.load_state_dict(resampler.state_dict(), strict=False)
+    features = random_features(4)
+    assert torch.equal(resampler(features), without(features))
 
 
 def test_positions_start_as_waves_of_a_square_grid_and_random_elsewhere() -> None:

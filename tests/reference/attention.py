@@ -100,7 +100,11 @@ def _resample_one(features: Tensor, part: PerceiverResampler) -> Tensor:
         for number, patch in enumerate(frame):
             token = patch + time + (0 if part.position is None else part.position[number])
             if part.differences is not None and place > 0:
-                token = token + part.differences.weight @ (patch - features[place - 1][number])
+                difference = patch - features[place - 1][number]
+                token = token + part.differences.weight @ difference
+                if part.changes is not None:
+                    first, _, second = part.changes
+                    token = token + second.weight @ (first.weight @ difference).clamp(min=0)
             media.append(token)
     latents = list(part.latents)
     for layer in part.layers:

@@ -26,6 +26,9 @@ class ResamplerConfig:
         position_embeddings: learnt embedding per patch. Off in the paper, which found no gain at its scale.
         frame_differences: give each patch also how it differs from the same patch one frame earlier, linearly. Not in
             the paper; what moves, and where to, is then seen within one frame (docs/decisions/0007).
+        difference_hidden: with `frame_differences`, hidden width of a second map of the same difference, with a ReLU;
+            0 = none. Attention scores are linear in what a patch holds, and no linear map tells that it changed at all,
+            whichever way (docs/decisions/0010).
         backend: attention kernel.
     """
 
@@ -39,7 +42,15 @@ class ResamplerConfig:
     num_frames: int = 8
     position_embeddings: bool = False
     frame_differences: bool = False
+    difference_hidden: int = 0
     backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        if self.difference_hidden < 0 or (self.difference_hidden and not self.frame_differences):
+            raise ModelError(
+                f"ResamplerConfig.difference_hidden is {self.difference_hidden}; give 0 or more, and above 0 only with "
+                "frame_differences"
+            )
 
 
 def interpolate_time(table: Tensor, num_frames: int) -> Tensor:
@@ -69,6 +80,13 @@ def initial_positions(num_patches: int, width: int) -> Tensor:
     angles = 2 * math.pi * torch.cartesian_prod(places, places)[:, :, None] * torch.tensor([1.0, 2.0])  # [P, 2, 2]
     waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)  # [P, 8], of mean square 1/2
     return waves @ torch.randn(waves.shape[1], width) * (2 / waves.shape[1]) ** 0.5
+
+
+def _changes(config: ResamplerConfig) -> nn.Sequential:
+    """Differences `[..., D]` -> `[..., D]`, zero to start with."""
+    last = nn.Linear(config.difference_hidden, config.width, bias=False)
+    nn.init.zeros_(last.weight)
+    return nn.Sequential(nn.Linear(config.width, config.difference_hidden, bias=False), nn.ReLU(), last)
 
 
 class ResamplerLayer(nn.Module):
@@ -120,6 +138,7 @@ class PerceiverResampler(nn.Module):
         self.differences = nn.Linear(config.width, config.width, bias=False) if config.frame_differences else None
         if self.differences is not None:
             nn.init.normal_(self.differences.weight, std=config.width**-0.5)
+        self.changes = _changes(config) if config.difference_hidden else None
         # As large as projected features: smaller ones are not told from each other, and latents end as one average.
         self.time = nn.Parameter(torch.randn(config.num_frames, config.width) * 1.5)
         self.position = (
@@ -138,7 +157,11 @@ class PerceiverResampler(nn.Module):
         """
         x = self.project(features.to(self.latents.dtype))  # [K, T, P, D]
         if self.differences is not None:
-            x = x + F.pad(self.differences(x[:, 1:] - x[:, :-1]), (0, 0, 0, 0, 1, 0))  # the first frame has none
+            difference = x[:, 1:] - x[:, :-1]  # [K, T-1, P, D]
+            seen = self.differences(difference)
+            if self.changes is not None:
+                seen = seen + self.changes(difference)
+            x = x + F.pad(seen, (0, 0, 0, 0, 1, 0))  # the first frame has none
         x = x + interpolate_time(self.time, features.shape[1])[:, None, :]  # [T, 1, D]
         if self.position is not None:
             if features.shape[2] != self.num_patches:
