@@ -133,6 +133,8 @@ class WorldData(L.LightningDataModule):
         folder: where tower features are cached (92 kB a frame at 192 pixels).
         vision: the tower; the recipe links it to the model's.
         num_videos, num_pictures: scenes to train on; validation takes a twentieth as many, from other seeds.
+        num_beside: more videos to train on in which one drawing moves beside another at rest: which of the two it is
+            that moves is learnt from many of them only.
         picture_batch_size, video_batch_size: texts a step.
         picture_share: share of the steps whose texts are about pictures.
         emphasis: how much more often than others a scene of a kind is drawn among the videos; 1 for kinds not named.
@@ -157,6 +159,7 @@ class WorldData(L.LightningDataModule):
         vision: VisionConfig,
         num_videos: int = 4000,
         num_pictures: int = 8000,
+        num_beside: int = 0,
         picture_batch_size: int = 56,
         video_batch_size: int = 24,
         picture_share: float = 0.35,
@@ -184,8 +187,8 @@ class WorldData(L.LightningDataModule):
         self.folder = Path(folder).expanduser()
         self.vision = vision
         self.num_scenes = {
-            "train": (num_videos, num_pictures),
-            "validate": (math.ceil(num_videos / 20), math.ceil(num_pictures / 20)),
+            "train": (num_videos, num_pictures, num_beside),
+            "validate": (math.ceil(num_videos / 20), math.ceil(num_pictures / 20), 0),
         }
         self.sizes = {"picture": picture_batch_size, "video": video_batch_size}
         self.picture_share, self.emphasis, self.skill_emphasis = picture_share, emphasis, skill_emphasis
@@ -209,7 +212,8 @@ class WorldData(L.LightningDataModule):
 
     def _scenes(self, stage: str, in_memory: bool) -> list[CachedScene]:
         first = TRAIN_FIRST_SEED if stage == "train" else VALIDATION_FIRST_SEED
-        plan = plan_scenes(*self.num_scenes[stage], first)
+        num_videos, num_pictures, num_beside = self.num_scenes[stage]
+        plan = plan_scenes(num_videos, num_pictures, first, num_beside)
         return cached_features(self.folder, self.vision, plan, num_workers=self.num_workers, in_memory=in_memory)
 
     def sample_features(self, num_scenes: int = 300) -> Tensor:

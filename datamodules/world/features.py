@@ -4,6 +4,7 @@ Every video is really encoded and really decoded: what the trained parts see her
 """
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -25,12 +26,14 @@ logger = logging.getLogger(__name__)
 SHARD_SCENES = 250
 FEATURES_VERSION = 2  # raised whenever the same scenes would give other features; older caches are then left alone
 PICTURE_SEEDS = 500_000  # pictures' seeds follow the videos' at this distance
+BESIDE_SEEDS = 250_000  # and those of more movers beside a drawing at rest at this one
 # Share of each kind among the videos; pictures are counted apart.
 VIDEO_KINDS = {"move": 0.4, "sequence": 0.3, "event": 0.15, "pair": 0.15}
 
 
-def plan_scenes(num_videos: int, num_pictures: int, first_seed: int) -> list[tuple[int, str]]:
-    """Seed and kind of each scene: videos of all kinds interleaved in fixed shares, then pictures.
+def plan_scenes(num_videos: int, num_pictures: int, first_seed: int, num_beside: int = 0) -> list[tuple[int, str]]:
+    """Seed and kind of each scene: videos of all kinds interleaved in fixed shares, then pictures, then movers beside
+    a drawing at rest.
 
     A larger plan starts with the smaller one's videos and pictures, so that a cache grows without being made again
     (by whole shards: where the counts are multiples of `SHARD_SCENES`).
@@ -42,7 +45,10 @@ def plan_scenes(num_videos: int, num_pictures: int, first_seed: int) -> list[tup
         kind = max(kinds, key=lambda name: VIDEO_KINDS[name] * (index + 1) - given[name])  # furthest behind its share
         given[kind] += 1
         plan.append((first_seed + index, kind))
-    return plan + [(first_seed + PICTURE_SEEDS + index, "picture") for index in range(num_pictures)]
+    pictures = [(first_seed + PICTURE_SEEDS + index, "picture") for index in range(num_pictures)]
+    seeds = (first_seed + BESIDE_SEEDS + index for index in itertools.count())
+    beside = ((seed, "move") for seed in seeds if sample_scene(seed, "move").bystander is not None)
+    return [*plan, *pictures, *itertools.islice(beside, num_beside)]
 
 
 @dataclass(frozen=True, eq=False)

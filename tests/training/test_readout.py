@@ -120,6 +120,18 @@ def test_the_warm_up_runs_no_language_model(make_module: MakeModule, make_batch:
     module.loss_sum(make_batch(0, 2))
 
 
+def test_a_share_of_the_warm_ups_loss_can_be_added_to_the_texts(make_module: MakeModule, make_batch: MakeBatch) -> None:
+    batch = make_batch(0, 4)
+    losses = {}
+    for objective in ("text", "readout"):
+        total, count = make_module(objective=objective).loss_sum(batch)
+        losses[objective] = float(total) / count
+    both = make_module(readout_weight=0.25)
+    assert float(both.training_step(batch, 0)) == pytest.approx(losses["text"] + 0.25 * losses["readout"], rel=1e-5)
+    total, count = both.loss_sum(batch)  # what validation reports is the text's alone
+    assert float(total) / count == pytest.approx(losses["text"], rel=1e-5)
+
+
 def test_the_resamplers_rate_is_a_share_of_the_others(make_module: MakeModule) -> None:
     module = make_module(learning_rate=0.5, resampler_learning_rate_share=0.1, warmup_steps=1)
     optimizer = module.configure_optimizers()["optimizer"]

@@ -42,6 +42,8 @@ class FlamingoTraining(L.LightningModule):
         weight_decay: of gated blocks and new tokens; the resampler has none (v2 B.1.2).
         objective: `text`, the paper's likelihood; or `readout`, a warm-up of resampler and blocks on captions (see
             `videoflamingo.training.readout`).
+        readout_weight: with `text`, how much of the warm-up's loss is added, so that visual tokens keep saying what
+            they have learnt to say, and learn more of it; 0 = none, as in the paper.
         loss_on: `all` text, the paper's objective, or `answers` only.
         language_attention: kernel of the frozen language model. On CPU the backward of `sdpa` costs more than all
             matrix products together for short texts; `eager` does not.
@@ -59,6 +61,7 @@ class FlamingoTraining(L.LightningModule):
         resampler_learning_rate_share: float = 1.0,
         weight_decay: float = 0.1,
         objective: Literal["text", "readout"] = "text",
+        readout_weight: float = 0.0,
         loss_on: Literal["all", "answers"] = "all",
         language_attention: Literal["sdpa", "eager"] = "sdpa",
         frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -75,6 +78,7 @@ class FlamingoTraining(L.LightningModule):
         self.resampler_learning_rate_share = resampler_learning_rate_share
         self.weight_decay = weight_decay
         self.objective = objective
+        self.readout_weight = readout_weight
         self.loss_on = loss_on
         self.language_attention = language_attention
         self.frozen_dtype = frozen_dtype
@@ -118,17 +122,26 @@ class FlamingoTraining(L.LightningModule):
 
     def loss_sum(self, batch: Batch) -> tuple[Tensor, int]:
         """Summed negative log-likelihood of the batch's labels, and how many there are."""
-        model = self.model
-        visual_tokens = model.resample(batch.features, batch.frame_index)
-        if self.objective == "readout":
-            texts = [own or (_first_answer(prompt),) for own, prompt in zip(batch.readouts, batch.prompts, strict=True)]
-            parts = [[self._tokenize(text) for text in own] for own in texts]
-            embedding, blocks = model.language_model.get_input_embeddings(), cast(Any, model.blocks)
-            return readout_loss(visual_tokens[:, 0], parts, blocks, embedding)
+        return self._loss_sum(batch, self._resample(batch))
+
+    def _loss_sum(self, batch: Batch, visual_tokens: Tensor) -> tuple[Tensor, int]:
+        said = self._readout_sum if self.objective == "readout" else self._text_sum
+        return said(batch, visual_tokens)
+
+    def _resample(self, batch: Batch) -> Tensor:
+        return self.model.resample(batch.features, batch.frame_index)  # [B, M, N, D]
+
+    def _readout_sum(self, batch: Batch, visual_tokens: Tensor) -> tuple[Tensor, int]:
+        texts = [own or (_first_answer(prompt),) for own, prompt in zip(batch.readouts, batch.prompts, strict=True)]
+        parts = [[self._tokenize(text) for text in own] for own in texts]
+        embedding, blocks = self.model.language_model.get_input_embeddings(), cast(Any, self.model.blocks)
+        return readout_loss(visual_tokens[:, 0], parts, blocks, embedding)
+
+    def _text_sum(self, batch: Batch, visual_tokens: Tensor) -> tuple[Tensor, int]:
         padded = pad_prompts(self._encode(batch.prompts), side="right", loss_on=self.loss_on)
         labels = torch.from_numpy(padded.labels).to(self.device)[:, 1:]  # [B, L-1]: what follows each position
         is_labelled = F.pad(labels != IGNORED_LABEL, (0, 1))  # [B, L]
-        output = model(
+        output = self.model(
             torch.from_numpy(padded.input_ids).to(self.device),
             torch.from_numpy(padded.media_index).to(self.device),
             visual_tokens=visual_tokens,
@@ -139,10 +152,15 @@ class FlamingoTraining(L.LightningModule):
         return F.cross_entropy(output.logits, targets, reduction="sum"), len(targets)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        total, count = self.loss_sum(batch)
+        visual_tokens = self._resample(batch)
+        total, count = self._loss_sum(batch, visual_tokens)
         loss = total / max(count, 1)
         self.log(f"loss/{batch.names[0]}", loss.detach(), batch_size=len(batch))
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        if self.objective == "text" and self.readout_weight:
+            total, count = self._readout_sum(batch, visual_tokens)
+            self.log(f"readout/{batch.names[0]}", total.detach() / count, batch_size=len(batch))
+            loss = loss + self.readout_weight * total / count
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

@@ -135,6 +135,15 @@ def test_a_larger_plan_starts_with_the_smaller_ones_videos_and_pictures() -> Non
     assert large[100:105] == small[30:]
 
 
+def test_more_movers_beside_a_drawing_at_rest_come_last_with_seeds_of_their_own() -> None:
+    plan = plan_scenes(4, 2, 100, num_beside=5)
+    assert plan[:6] == plan_scenes(4, 2, 100)
+    beside = plan[6:]
+    assert beside == plan_scenes(0, 0, 100, num_beside=7)[:5]
+    assert len({seed for seed, _ in plan}) == 11
+    assert all(kind == "move" and sample_scene(seed, kind).bystander is not None for seed, kind in beside)
+
+
 def test_kinds_come_in_their_shares_from_the_beginning() -> None:
     kinds = [kind for _, kind in plan_scenes(200, 0, first_seed=0)]
     for name, share in VIDEO_KINDS.items():
