@@ -168,8 +168,8 @@ def what_it_is(model_name: str) -> str:
     return (
         "tiny joins a frozen image network and a frozen language model of 135 million parameters by a small bridge, "
         "which was trained on a CPU with generated videos of drawings and nothing else. It mostly tells which drawing "
-        "it sees, which way and how fast it moves, what happens to it, and which of two comes first; of two that move "
-        "it hardly tells which is which. On real film it mostly guesses, because it has only ever been trained on "
+        "moves, which way and how fast, what happens to it, and in which order things appear; of two that move it "
+        "cannot tell which is which. On real film it mostly guesses, because it has only ever been trained on "
         "drawings."
     )
 
