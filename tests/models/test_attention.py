@@ -7,7 +7,15 @@ from torch import Tensor
 from tests.reference import attention as reference
 from tests.tiny import draw_weights
 from videoflamingo.errors import ModelError
-from videoflamingo.models.attention import Backend, attend, choose_backend, cross_attend, media_runs
+from videoflamingo.models.attention import (
+    AttendTo,
+    Backend,
+    attend,
+    backends_that_ran,
+    choose_backend,
+    cross_attend,
+    media_runs,
+)
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock
 
 NUM_MEDIA, LATENTS, HEADS, DIM_HEAD = 3, 5, 2, 4
@@ -23,9 +31,12 @@ LAYOUTS = {
     "a row ends and the next begins with one number": [[0, 1], [1, 1]],
     "a row without a medium": [[0, 0, 0], [1, 1, 2]],
     "a single token": [[2]],
+    "one long run among short ones": [[1] * 9 + [2] + [3] * 2, [0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3]],
+    "every medium as long as the others": [[1, 1, 2, 2, 3, 3], [1, 1, 2, 2, 3, 3]],
 }
 each_layout = pytest.mark.parametrize("media_index", LAYOUTS.values(), ids=LAYOUTS.keys())
 each_backend = pytest.mark.parametrize("backend", ["math", "sdpa"])
+each_reach = pytest.mark.parametrize("attend_to", ["own", "all_previous"])
 
 
 def tensors(media_index: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,14 +59,34 @@ def assert_all_close(one: list[Tensor], other: list[Tensor], tolerance: float = 
 
 
 @each_backend
+@each_reach
 @each_layout
-def test_cross_attention_and_its_gradients_equal_the_slow_twin(media_index: list[list[int]], backend: Backend) -> None:
+def test_cross_attention_and_its_gradients_equal_the_slow_twin(
+    media_index: list[list[int]], attend_to: AttendTo, backend: Backend
+) -> None:
     inputs = tensors(media_index)
+    exact_inputs = [one.detach().double().requires_grad_() for one in inputs]
+    runs = media_runs(media_index, NUM_MEDIA, torch.device("cpu"), attend_to)
+    output = cross_attend(*inputs, runs, backend)
+    expected = reference.cross_attention(*exact_inputs, media_index, attend_to)
+    assert_all_close([output], [expected])
+    assert_all_close(gradients(output, list(inputs)), gradients(expected, exact_inputs))
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@each_layout
+def test_half_precision_is_as_close_to_the_slow_twin_as_its_rounding(
+    media_index: list[list[int]], dtype: torch.dtype, backend: Backend
+) -> None:
+    inputs = [one.detach().to(dtype).requires_grad_() for one in tensors(media_index)]
     exact_inputs = [one.detach().double().requires_grad_() for one in inputs]
     output = cross_attend(*inputs, media_runs(media_index, NUM_MEDIA, torch.device("cpu")), backend)
     expected = reference.cross_attention(*exact_inputs, media_index)
-    assert_all_close([output], [expected])
-    assert_all_close(gradients(output, list(inputs)), gradients(expected, exact_inputs))
+    assert output.dtype == dtype
+    tolerance = 8 * torch.finfo(dtype).eps  # of numbers near 1; measured: 3
+    assert_all_close([output], [expected], tolerance)
+    assert_all_close(gradients(output, list(inputs)), gradients(expected, exact_inputs), 2 * tolerance)
 
 
 @each_backend
@@ -64,9 +95,38 @@ def test_a_gated_block_and_its_gradients_equal_the_slow_twin(media_index: list[l
     check_gated_block(media_index, CrossAttentionConfig(num_heads=HEADS, dim_head=DIM_HEAD, backend=backend))
 
 
-@pytest.mark.parametrize("changes", [{"activation": "gelu"}, {"norm_media": False}], ids=str)
-def test_a_gated_block_as_openflamingo_has_it_equals_the_slow_twin(changes: dict) -> None:
+OPTIONS = [
+    {"activation": "gelu"},
+    {"norm_media": False},
+    {"gating": "none"},
+    {"gate_init": 0.3},
+    {"attend_to": "all_previous"},
+    {"feed_forward_multiplier": 2.5},
+]
+
+
+@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+def test_a_gated_block_with_each_option_equals_the_slow_twin(changes: dict) -> None:
     check_gated_block([[0, 1, 1, 2]], CrossAttentionConfig(num_heads=HEADS, dim_head=DIM_HEAD, **changes))
+
+
+def test_a_block_without_gating_has_no_gates() -> None:
+    block = GatedCrossAttentionBlock(6, 10, CrossAttentionConfig(num_heads=HEADS, dim_head=DIM_HEAD, gating="none"))
+    assert not [name for name in block.state_dict() if "gate" in name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gating": "sigmoid"}, "CrossAttentionConfig.gating is 'sigmoid'; choose tanh or none"),
+        ({"attend_to": "next"}, "CrossAttentionConfig.attend_to is 'next'; choose own or all_previous"),
+        ({"every": 0}, "CrossAttentionConfig.every is 0; give 1 or more"),
+        ({"first": -1}, "CrossAttentionConfig.first is -1; give 0 or more"),
+    ],
+)
+def test_an_option_that_is_none_is_refused_by_name(changes: dict, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        CrossAttentionConfig(**changes)
 
 
 def check_gated_block(media_index: list[list[int]], config: CrossAttentionConfig) -> None:
@@ -76,14 +136,14 @@ def check_gated_block(media_index: list[list[int]], config: CrossAttentionConfig
     generator = torch.Generator().manual_seed(1)
     text = torch.randn(len(media_index), len(media_index[0]), width, generator=generator)
     visual_tokens = torch.randn(len(media_index), NUM_MEDIA, LATENTS, visual_width, generator=generator)
-    runs = media_runs(media_index, NUM_MEDIA, torch.device("cpu"))
+    runs = media_runs(media_index, NUM_MEDIA, torch.device("cpu"), config.attend_to)
     inputs = [text.requires_grad_(), visual_tokens.requires_grad_(), *block.parameters()]
     output = block(text, block.keys_values(visual_tokens), runs)
     found = gradients(output, inputs)
 
     block.double()
     exact = [text.detach().double().requires_grad_(), visual_tokens.detach().double().requires_grad_()]
-    expected = reference.gated_block(*exact, media_index, block)
+    expected = reference.gated_block(*exact, media_index, block, config.attend_to)
     assert_all_close([output], [expected])
     assert_all_close(found, gradients(expected, [*exact, *block.parameters()]), 1e-4)
 
@@ -142,13 +202,40 @@ def test_the_output_has_the_type_of_the_query() -> None:
     assert output.dtype == torch.bfloat16
 
 
-def test_text_is_cut_into_runs() -> None:
+def test_text_is_cut_into_runs_and_similar_ones_go_together() -> None:
     runs = media_runs([[0, 2, 2, 2], [1, 1, 0, 1]], num_media=2, device=torch.device("cpu"))
     assert runs is not None
-    assert runs.lengths == (3, 2, 1)
-    assert runs.media.tolist() == [1, 2, 2]  # into [B * M]: the second of row 0, the first of row 1 twice
-    assert runs.text.tolist() == [[1, 2, 3], [4, 5, 4], [7, 7, 7]]  # into [B * L], shorter runs repeat their start
-    assert runs.text.flatten()[runs.real].tolist() == [1, 2, 3, 4, 5, 7]
+    assert (runs.lengths, runs.media_per_run) == ((3, 2, 1), (1, 1, 1))
+    assert runs.target is not None and runs.target.tolist() == [1, 2, 3, 4, 5, 7]
+    similar, short = runs.groups
+    assert (similar.shape, short.shape) == ((2, 3), (1, 1))
+    assert similar.text is not None and similar.text.tolist() == [1, 2, 3, 4, 5, 4]  # a shorter one repeats its start
+    assert similar.real is not None and similar.real.tolist() == [0, 1, 2, 3, 4]
+    assert similar.media is not None and similar.media.tolist() == [1, 2]  # into [B * M]: row 0's second, row 1's first
+    assert short.text is not None and short.text.tolist() == [7]
+
+
+def test_padding_is_less_than_the_text_itself() -> None:
+    lengths = [1, 3, 40, 17, 5, 5, 64, 2, 9, 33]
+    index = [medium + 1 for medium, length in enumerate(lengths) for _ in range(length)]
+    runs = media_runs([index], num_media=len(lengths), device=torch.device("cpu"))
+    assert runs is not None
+    assert sum(rows * longest for rows, longest in (group.shape for group in runs.groups)) < 2 * len(index)
+
+
+def test_runs_of_one_length_that_cover_the_text_need_no_copies() -> None:
+    runs = media_runs([[1, 1, 2, 2], [1, 1, 2, 2]], num_media=2, device=torch.device("cpu"))
+    assert runs is not None and runs.target is None
+    (group,) = runs.groups
+    assert (group.shape, group.text, group.real, group.media) == ((4, 2), None, None, None)
+
+
+def test_a_run_may_attend_to_all_previous_media() -> None:
+    runs = media_runs([[0, 1, 2, 2]], num_media=3, device=torch.device("cpu"), attend_to="all_previous")
+    assert runs is not None
+    media = [group.media.tolist() for group in runs.groups if group.media is not None]
+    assert sorted(media) == [[0], [0, 1]]
+    assert sorted(runs.media_per_run) == [1, 2]
 
 
 @pytest.mark.parametrize("media_index", [[[0, 0], [0, 0]], [[]]])
@@ -170,25 +257,83 @@ def test_an_index_without_its_medium_is_refused(media_index: list[list[int]], me
 
 def test_xformers_without_cuda_is_refused_with_the_remedy() -> None:
     query, keys, values = tensors([[1]])
-    with pytest.raises(ModelError, match=r"needs CUDA and the xformers package.*on cpu.*backend 'auto'"):
+    with pytest.raises(ModelError, match=r"'xformers' cannot run: it needs CUDA, but .*on cpu; .*backend 'auto'"):
         cross_attend(query, keys, values, media_runs([[1]], NUM_MEDIA, torch.device("cpu")), "xformers")
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ModelError, match="'flash' is unknown; choose one of auto, math, sdpa, xformers"):
-        choose_backend("flash", torch.zeros(1, 1, 1, 1), 1, 1)  # type: ignore[arg-type]
+        choose_backend("flash", torch.zeros(1, 1, 1, 1), 1)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("length", "expected"), [(8, "math"), (1 << 16, "sdpa")])
-def test_on_cpu_short_texts_take_plain_arithmetic(length: int, expected: str) -> None:
-    assert choose_backend("auto", torch.zeros(1, 1, 1, 1), num_keys=64, query_length=length) == expected
+@pytest.mark.parametrize(
+    ("dtype", "trains", "expected"),
+    [
+        (torch.float32, True, "sdpa"),
+        (torch.float32, False, "sdpa"),
+        (torch.bfloat16, True, "math"),
+        (torch.bfloat16, False, "sdpa"),
+    ],
+)
+def test_on_cpu_gradients_in_half_precision_take_plain_arithmetic(
+    dtype: torch.dtype, trains: bool, expected: str
+) -> None:
+    query = torch.zeros(1, 4, 1, 8, dtype=dtype, requires_grad=trains)
+    assert choose_backend("auto", query, 4) == expected
+    with torch.no_grad():
+        assert choose_backend("auto", query, 4) == "sdpa"
+
+
+@pytest.mark.parametrize("backend", ["auto", "math", "sdpa"])
+def test_what_ran_is_reported(backend: Backend) -> None:
+    query, keys, values = tensors([[1, 2, 2]])
+    runs = media_runs([[1, 2, 2]], NUM_MEDIA, torch.device("cpu"))
+    with backends_that_ran() as ran:
+        cross_attend(query, keys, values, runs, backend)
+        attend(query, query, query, backend)
+        cross_attend(query, keys, values, None, backend)  # nothing runs
+    assert ran == {"sdpa" if backend == "auto" else backend: 2}
+    attend(query, query, query, backend)
+    assert sum(ran.values()) == 2  # not counted any more
+
+
+# On CUDA: xformers against the twin, and what `auto` takes.
+
+HALF_TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 4e-3, torch.float32: 1e-3}  # its kernels may round to TF32
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@each_reach
 @each_layout
-def test_xformers_equals_plain_arithmetic_on_cuda(media_index: list[list[int]]) -> None:
-    inputs = [one.detach().cuda().requires_grad_() for one in tensors(media_index)]
-    runs = media_runs(media_index, NUM_MEDIA, torch.device("cuda"))
-    expected, found = (cross_attend(*inputs, runs, backend) for backend in ("math", "xformers"))
-    assert_all_close([found], [expected], 1e-3)  # its kernels may round to TF32
-    assert_all_close(gradients(found, inputs), gradients(expected, inputs), 1e-2)
+def test_xformers_and_its_gradients_equal_the_slow_twin_on_cuda(
+    media_index: list[list[int]], attend_to: AttendTo, dtype: torch.dtype
+) -> None:
+    shapes = [(len(media_index), len(media_index[0]), HEADS, 8), *[(len(media_index), NUM_MEDIA, 8, HEADS, 8)] * 2]
+    generator = torch.Generator().manual_seed(0)
+    rounded = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    inputs = [one.cuda().requires_grad_() for one in rounded]
+    exact_inputs = [one.double().requires_grad_() for one in rounded]
+    runs = media_runs(media_index, NUM_MEDIA, torch.device("cuda"), attend_to)
+    with backends_that_ran() as ran:
+        found = cross_attend(*inputs, runs, "xformers")
+    assert ran == {"xformers": 1}
+    expected = reference.cross_attention(*exact_inputs, media_index, attend_to)
+    assert_all_close([found.cpu()], [expected], HALF_TOLERANCE[dtype])
+    grads = [one.cpu() for one in gradients(found, inputs)]
+    assert_all_close(grads, gradients(expected, exact_inputs), 2 * HALF_TOLERANCE[dtype])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("length", "expected"), [(1, "sdpa"), (2, "xformers")])
+def test_on_cuda_auto_takes_xformers_for_more_than_one_token(length: int, expected: str) -> None:
+    query = torch.zeros(1, length, 1, 64, device="cuda", dtype=torch.bfloat16)
+    assert choose_backend("auto", query, length) == expected
+
+
+@pytest.mark.gpu
+def test_on_cuda_a_type_without_a_kernel_goes_through_pytorch_and_forcing_says_why() -> None:
+    query = torch.zeros(1, 4, 1, 64, device="cuda", dtype=torch.float64)
+    assert choose_backend("auto", query, 4) == "sdpa"
+    with pytest.raises(ModelError, match=r"'xformers' cannot run: it has no kernel for torch\.float64"):
+        choose_backend("xformers", query, 4)

@@ -411,7 +411,7 @@ def test_visual_tokens_and_their_keys_are_not_taken_together(model: Flamingo) ->
 
 
 def test_a_tokenizer_without_a_language_model_is_refused(model: Flamingo) -> None:
-    with pytest.raises(ModelError, match="give language_model and tokenizer together"):
+    with pytest.raises(ModelError, match="a tokenizer was given without its language_model"):
         Flamingo(TINY_CONFIG, tokenizer=model.tokenizer)
 
 

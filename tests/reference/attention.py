@@ -21,7 +21,9 @@ def attend_one(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tenso
     return sum(weight / total * value for weight, value in zip(weights, values, strict=True))
 
 
-def cross_attention(query: Tensor, keys: Tensor, values: Tensor, media_index: list[list[int]]) -> Tensor:
+def cross_attention(
+    query: Tensor, keys: Tensor, values: Tensor, media_index: list[list[int]], attend_to: str = "own"
+) -> Tensor:
     """Query `[B, L, H, d]`, keys and values `[B, M, N, H, d]` -> `[B, L, H, d]`."""
     rows = []
     for row in range(query.shape[0]):
@@ -34,6 +36,7 @@ def cross_attention(query: Tensor, keys: Tensor, values: Tensor, media_index: li
                     for medium in range(keys.shape[1])
                     for latent in range(keys.shape[2])
                     if medium + 1 == media_index[row][token]
+                    or (attend_to == "all_previous" and medium + 1 < media_index[row][token])
                 ]
                 heads.append(
                     attend_one(query[row, token, head], [key for key, _ in seen], [value for _, value in seen])
@@ -68,7 +71,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def gated_block(
-    text: Tensor, visual_tokens: Tensor, media_index: list[list[int]], block: GatedCrossAttentionBlock
+    text: Tensor,
+    visual_tokens: Tensor,
+    media_index: list[list[int]],
+    block: GatedCrossAttentionBlock,
+    attend_to: str = "own",
 ) -> Tensor:
     """Text `[B, L, E]`, visual tokens `[B, M, N, D]` -> `[B, L, E]`."""
     heads = block.heads_shape[0]
@@ -81,9 +88,12 @@ def gated_block(
         split_heads(media @ block.to_keys.weight.T, heads),
         split_heads(media @ block.to_values.weight.T, heads),
         media_index,
+        attend_to,
     )
-    text = text + torch.tanh(block.attention_gate) * (attended.flatten(2) @ block.to_output.weight.T)
-    return text + torch.tanh(block.feed_forward_gate) * feed_forward(text, block.feed_forward)
+    gates = (block.attention_gate, block.feed_forward_gate)
+    attention_gate, feed_forward_gate = (1.0 if gate is None else torch.tanh(gate) for gate in gates)
+    text = text + attention_gate * (attended.flatten(2) @ block.to_output.weight.T)
+    return text + feed_forward_gate * feed_forward(text, block.feed_forward)
 
 
 def resampler(features: Tensor, part: PerceiverResampler) -> Tensor:

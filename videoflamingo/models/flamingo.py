@@ -1,5 +1,6 @@
 """Flamingo: a frozen tower and a frozen language model, bridged by a resampler and gated cross-attention."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -7,13 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import MediaRuns, media_runs
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock, KeysValues
-from videoflamingo.models.language import NewTokens, decoder_layers, load_language_model
+from videoflamingo.models.language import NewTokens, decoder_layers, load_language_model, refuse_scaled_logits
 from videoflamingo.models.resampler import PerceiverResampler, ResamplerConfig
+from videoflamingo.models.token_loss import vocabulary_loss
 from videoflamingo.models.vision import VisionConfig, VisionTower
 
 MediaKeysValues = tuple[KeysValues, ...]  # one per gated block
@@ -28,6 +32,11 @@ class FlamingoConfig:
         vision, resampler, cross_attention: of the parts.
         media_tag: plain text at each medium's place (v1 3.2.1); its tokens already see the medium.
         end_of_chunk: the one new token, learnt (v1 3.2.1).
+        more_tokens: further learnt tokens; a media tag among them is that one token and no plain text, as
+            OpenFlamingo's `<image>`.
+        tied_new_tokens: whether the output row of a new token is its input row.
+        vocabulary_size: rows of the language model's embedding that are in use, before the new tokens; None = all.
+        own_vocabulary: the checkpoint holds its own copy of those rows, retrained, as OpenFlamingo's do.
     """
 
     language_model: str
@@ -36,6 +45,20 @@ class FlamingoConfig:
     cross_attention: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
     media_tag: str = "<image>"
     end_of_chunk: str = "<EOC>"
+    more_tokens: tuple[str, ...] = ()
+    tied_new_tokens: bool = True
+    vocabulary_size: int | None = None
+    own_vocabulary: bool = False
+
+    @property
+    def new_tokens(self) -> tuple[str, ...]:
+        """All learnt tokens, in the order of their ids."""
+        return (self.end_of_chunk, *self.more_tokens)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "more_tokens", tuple(self.more_tokens))  # JSON and YAML have lists only
+        if len(set(self.new_tokens)) < len(self.new_tokens) or not all(self.new_tokens):
+            raise ModelError(f"new tokens {list(self.new_tokens)} must be different, non-empty texts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +78,8 @@ class _VisualState:
     runs: MediaRuns | None
 
 
+IGNORED_LABEL = -100  # what carries no loss, as in torch's cross-entropy
+
 # Private to each thread and each call; empty outside `Flamingo.forward`.
 _visual_state: ContextVar[_VisualState | None] = ContextVar("videoflamingo_visual_state", default=None)
 
@@ -68,34 +93,50 @@ def _visible(state: _VisualState) -> Iterator[None]:
         _visual_state.reset(token)
 
 
-class _BeforeLayer:
-    """Forward pre-hook of one decoder layer: runs the gated block before it while its own model's scope is open."""
+class _LayerForward:
+    """Stands for a decoder layer's `forward`: inside its own model's scope, the gated block runs before the layer.
 
-    def __init__(self, flamingo: "Flamingo", position: int) -> None:
-        self.flamingo, self.position = flamingo, position
+    Outside that scope, and for every other model, it is the layer's own `forward`. Here, too, activations are
+    checkpointed: block and layer are one unit, recomputed with the media they saw (transformers' own checkpointing
+    skips layers in eval mode, which a frozen language model always is).
+    """
 
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __init__(self, flamingo: "Flamingo", own_forward: Any, position: int | None) -> None:
+        self.flamingo, self.own_forward, self.position = flamingo, own_forward, position
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state = _visual_state.get()
         if state is None or state.owner is not self.flamingo:
-            return None
-        media = None if state.media is None else state.media[self.position]
-        block = self.flamingo.blocks[self.position]
-        if args:
-            return (block(args[0], media, state.runs), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": block(kwargs["hidden_states"], media, state.runs)}
+            return self.own_forward(*args, **kwargs)
+        rest = {**kwargs}
+        hidden, args = (args[0], args[1:]) if args else (rest.pop("hidden_states"), args)
+
+        def block_and_layer(hidden: Tensor) -> Any:
+            if self.position is not None:
+                media = None if state.media is None else state.media[self.position]
+                hidden = self.flamingo.blocks[self.position](hidden, media, state.runs)
+            return self.own_forward(hidden, *args, **rest)
+
+        if self.flamingo.activation_checkpointing and torch.is_grad_enabled() and hidden.requires_grad:
+            return checkpoint(block_and_layer, hidden, use_reentrant=False)
+        return block_and_layer(hidden)
 
 
 class Flamingo(nn.Module):
     """p(text | interleaved media), Flamingo v2 section 2.
 
     Trained are the resampler, the gated blocks and the new tokens; tower and language model are frozen and stay in eval
-    mode. The language model keeps its own modules and state-dict keys: gated blocks run in forward pre-hooks, and see
-    the media only inside `forward`, through a scope that is closed even after an error. Nothing is kept between calls.
+    mode. The language model keeps its own modules and state-dict keys; only its layers' `forward` is stood for, so that
+    gated blocks run before them. They see the media only inside `forward` and `loss`, through a scope that is closed
+    even after an error. Nothing is kept between calls.
 
     Args:
         config: the parts.
-        language_model, tokenizer: given together, used instead of loading `config.language_model` (tests, own models).
+        language_model, tokenizer: used instead of loading `config.language_model` (tests, own models); a model given
+            without a tokenizer cannot encode text.
         dtype: type of the frozen parts; the trained ones stay float32 until `.to()` says otherwise.
+        activation_checkpointing: in training, recompute each gated block with its decoder layer, and each resampler
+            layer, in the backward pass instead of keeping their activations. Gradients are the same.
 
     Raises:
         ModelError: if a part cannot be found or does not fit.
@@ -109,20 +150,32 @@ class Flamingo(nn.Module):
         language_model: nn.Module | None = None,
         tokenizer: Any = None,
         dtype: torch.dtype = torch.float32,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if (language_model is None) != (tokenizer is None):
-            raise ModelError("give language_model and tokenizer together, or neither")
+        if language_model is None and tokenizer is not None:
+            raise ModelError("a tokenizer was given without its language_model; give both, or neither")
         self.config = config
+        self.activation_checkpointing = activation_checkpointing
         if language_model is None:
             language_model, tokenizer = load_language_model(config.language_model, dtype)
         assert language_model is not None  # one of the two branches made it
+        refuse_scaled_logits(language_model)
         self.language_model = language_model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
+        accepted = inspect.signature(self.language_model.base_model.forward).parameters
+        self._takes_positions = "position_ids" in accepted  # MPT and BLOOM have none: their attention is relative
         self.vision = VisionTower(config.vision)
         self.vision.backbone.to(dtype=dtype, memory_format=torch.channels_last)
         embedding = self.language_model.get_input_embeddings()
-        self.new_tokens = NewTokens(1, embedding)
+        self.new_tokens = NewTokens(
+            len(config.new_tokens),
+            embedding,
+            vocabulary_size=config.vocabulary_size,
+            tied=config.tied_new_tokens,
+            own_vocabulary=config.own_vocabulary,
+            head=self.language_model.get_output_embeddings(),
+        )
         self.resampler = PerceiverResampler(self.vision.width, self.vision.num_patches, config.resampler)
         layers = decoder_layers(self.language_model)
         cross = config.cross_attention
@@ -138,8 +191,9 @@ class Flamingo(nn.Module):
                 for _ in self.block_layers
             ]
         )
-        for position, index in enumerate(self.block_layers):
-            layers[index].register_forward_pre_hook(_BeforeLayer(self, position), with_kwargs=True)
+        for index, layer in enumerate(layers):
+            position = self.block_layers.index(index) if index in self.block_layers else None
+            layer.forward = _LayerForward(self, layer.forward, position)
 
     def train(self, mode: bool = True) -> "Flamingo":
         """Frozen parts stay in eval mode."""
@@ -151,6 +205,27 @@ class Flamingo(nn.Module):
     def end_of_chunk_id(self) -> int:
         """Token id of the end of chunk: the first after the frozen vocabulary."""
         return self.new_tokens.first_id
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of plain text, nothing added."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    @property
+    def media_tag_ids(self) -> list[int]:
+        """Tokens that stand at each medium's place; none where the tag is empty."""
+        tag = self.config.media_tag
+        if tag in self.config.new_tokens:
+            return [self.end_of_chunk_id + self.config.new_tokens.index(tag)]
+        return self.tokenize(tag) if tag else []
+
+    @property
+    def media_tag_spellings(self) -> list[list[int]]:
+        """Token sequences that would read as a media tag, which no generation may produce."""
+        tag = self.config.media_tag
+        if tag in self.config.new_tokens:
+            return [self.media_tag_ids]
+        spellings = [self.tokenize(text) for text in (tag, f" {tag}")] if tag else []
+        return [spelling for spelling in spellings if spelling]
 
     @property
     def device(self) -> torch.device:
@@ -192,7 +267,8 @@ class Flamingo(nn.Module):
                 continue
             rows = (counts == count).nonzero().squeeze(1).to(features.device)
             frames = index[rows.cpu(), :count].to(features.device)  # [K, T]
-            resampled = self.resampler(self.vision.standardise(features[frames]))  # [K, N, D]
+            standardised = self.vision.standardise(features[frames])  # [K, T, P, feature width]
+            resampled = self.resampler(standardised, self.activation_checkpointing)  # [K, N, D]
             tokens = tokens.to(resampled.dtype).index_copy(0, rows, resampled)
         return tokens.unflatten(0, (batch, num_media))  # [B, M, N, D]
 
@@ -233,23 +309,95 @@ class Flamingo(nn.Module):
         Raises:
             ModelError: if text refers to a medium that was not given.
         """
+        hidden, cache = self._hidden_states(
+            input_ids,
+            media_index,
+            visual_tokens=visual_tokens,
+            media=media,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+        )
+        if logits_at is not None:
+            hidden = hidden[logits_at]  # [K, E]
+        return FlamingoOutput(self.new_tokens.logits(hidden, self.language_model.get_output_embeddings()), cache)
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        media_index: Tensor,
+        labels: Tensor,
+        *,
+        visual_tokens: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, int]:
+        """Summed negative log-likelihood of labels, and how many there are.
+
+        Logits are computed only where there is a label, and a few rows at a time: they are never all in memory.
+
+        Args:
+            labels: `[B, L]`, int64: the text's own ids where the loss counts (each is predicted from what precedes it),
+                -100 elsewhere.
+            input_ids, media_index, visual_tokens, attention_mask, position_ids: as in `forward`.
+
+        Returns:
+            float32 `[]`, and the number of labels.
+        """
+        is_labelled = F.pad(labels[:, 1:] != IGNORED_LABEL, (0, 1))  # [B, L]: where the next token has a label
+        targets = labels[:, 1:][is_labelled[:, :-1]]  # [K]
+        hidden, _ = self._hidden_states(
+            input_ids,
+            media_index,
+            visual_tokens=visual_tokens,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+        )
+        hidden = hidden[is_labelled]  # [K, E]
+        head = self.language_model.get_output_embeddings()
+        vocabulary = self.new_tokens.vocabulary_rows(head)
+        if vocabulary is None:  # a head with a bias, or quantised
+            return F.cross_entropy(self.new_tokens.logits(hidden, head), targets, reduction="sum"), len(targets)
+        return vocabulary_loss(hidden, self.new_tokens.output_rows, vocabulary, targets), len(targets)
+
+    def _hidden_states(
+        self,
+        input_ids: Tensor,
+        media_index: Tensor,
+        *,
+        visual_tokens: Tensor | None = None,
+        media: MediaKeysValues | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """The language model's last hidden states `[B, L, E]`, and its cache if asked for."""
         if visual_tokens is not None:
             if media is not None:
                 raise ModelError("give visual_tokens or media, not both")
             media = self.media_keys_values(visual_tokens)
         num_media = 0 if media is None else media[0][0].shape[1]
-        runs = media_runs(media_index.tolist(), num_media, input_ids.device)
+        runs = media_runs(media_index.tolist(), num_media, input_ids.device, self.config.cross_attention.attend_to)
         embeddings = self.new_tokens.embed(input_ids, self.language_model.get_input_embeddings())  # [B, L, E]
+        positions = {"position_ids": position_ids} if self._takes_positions else {}
         with _visible(_VisualState(self, media, runs)):
             output = self.language_model.base_model(
                 inputs_embeds=embeddings,
                 attention_mask=attention_mask,
-                position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
+                **positions,
             )
         hidden = output.last_hidden_state  # [B, L, E]
-        if logits_at is not None:
-            hidden = hidden[logits_at]  # [K, E]
-        logits = self.new_tokens.logits(hidden, self.language_model.get_output_embeddings())
-        return FlamingoOutput(logits, output.past_key_values if use_cache else None)
+        if runs is None and self.training and torch.is_grad_enabled():
+            hidden = hidden + self._zero_from_all_trained().to(hidden.dtype)
+        return hidden, output.past_key_values if use_cache else None
+
+    def _zero_from_all_trained(self) -> Tensor:
+        """Zero, with a gradient path to everything trained: without media some of it takes no part, and data-parallel
+        training waits for every parameter's gradient.
+        """
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.stack([(parameter.float() * 0).sum() for parameter in trained]).sum()

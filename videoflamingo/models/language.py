@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoflamingo.errors import ModelError
@@ -45,30 +46,102 @@ def decoder_layers(language_model: nn.Module) -> nn.ModuleList:
     )
 
 
+def refuse_scaled_logits(language_model: Any) -> None:
+    """Gated blocks work in any model, but logits are computed here from hidden states and the output layer alone.
+
+    Raises:
+        ModelError: if the model's configuration scales or caps its logits after the output layer (Gemma 2, Cohere,
+            Granite), which would silently give other probabilities.
+    """
+    settings = language_model.config
+    for name, neutral in (("final_logit_softcapping", None), ("logit_scale", None), ("logits_scaling", 1.0)):
+        value = getattr(settings, name, neutral)
+        if value not in (neutral, None, 1.0):
+            raise ModelError(
+                f"{type(language_model).__name__} changes its logits after the output layer ({name} is {value}); such "
+                "language models are not supported yet"
+            )
+
+
 class NewTokens(nn.Module):
     """Trainable rows for tokens the frozen vocabulary lacks; their ids follow the vocabulary's.
 
     The paper learns one row, for the end of chunk (v1 3.2.1), and does not say whether it is tied with an output row;
-    here it is tied. The frozen matrices are neither resized nor trained.
+    here it is unless asked otherwise. The frozen matrices are neither resized nor trained.
+
+    Args:
+        num_tokens: n.
+        embedding: the language model's, `[rows, E]`.
+        vocabulary_size: how many of its rows are in use, None = all; a language model may have spare ones at the end.
+        tied: whether a new token's output row is its input row.
+        own_vocabulary: keep the vocabulary's rows here too, frozen, instead of using the language model's: for
+            checkpoints that retrained them, as OpenFlamingo did. They start as the language model's.
+        head: the language model's output layer; needed with `own_vocabulary` where it is not tied with the embedding.
     """
 
-    def __init__(self, num_tokens: int, embedding: nn.Embedding) -> None:
+    output_weight: Tensor | None
+    embedding_weight: Tensor | None
+    head_weight: Tensor | None
+
+    def __init__(
+        self,
+        num_tokens: int,
+        embedding: nn.Embedding,
+        *,
+        vocabulary_size: int | None = None,
+        tied: bool = True,
+        own_vocabulary: bool = False,
+        head: Any = None,
+    ) -> None:
         super().__init__()
-        self.first_id = embedding.num_embeddings
-        self.weight = nn.Parameter(
-            torch.randn(num_tokens, embedding.embedding_dim) * float(embedding.weight.float().std())
-        )
+        rows = embedding.weight.shape[0]
+        self.first_id = rows if vocabulary_size is None else vocabulary_size
+        if not 0 < self.first_id <= rows:
+            raise ModelError(
+                f"vocabulary_size is {vocabulary_size}, but the language model's embedding has {rows} rows; "
+                "give a number from 1 to that"
+            )
+        deviation = 1.0 if embedding.weight.is_meta else float(embedding.weight.float().std())
+        drawn = [torch.randn(num_tokens, embedding.embedding_dim) * deviation for _ in range(1 if tied else 2)]
+        self.weight = nn.Parameter(drawn[0])
+        self.output_weight = None if tied else nn.Parameter(drawn[1])
+        own, own_head = None, None
+        if own_vocabulary:
+            own = embedding.weight.detach()[: self.first_id].clone()
+            if head is not None and head.weight is not embedding.weight:
+                own_head = head.weight.detach()[: self.first_id].clone()
+        self.register_buffer("embedding_weight", own)
+        self.register_buffer("head_weight", own_head)
 
     def embed(self, token_ids: Tensor, embedding: nn.Embedding) -> Tensor:
         """Token ids `[B, L]` -> embeddings `[B, L, E]`, frozen or new."""
         is_new = token_ids >= self.first_id
-        frozen = embedding(token_ids.masked_fill(is_new, 0))
+        known = token_ids.masked_fill(is_new, 0)
+        frozen = embedding(known) if self.embedding_weight is None else F.embedding(known, self.embedding_weight)
         new = self.weight[(token_ids - self.first_id).clamp(min=0)].to(frozen.dtype)
         return torch.where(is_new[..., None], new, frozen)
 
+    @property
+    def output_rows(self) -> Tensor:
+        """`[n, E]`."""
+        return self.weight if self.output_weight is None else self.output_weight
+
+    def vocabulary_rows(self, head: nn.Module) -> Tensor | None:
+        """Output rows of the frozen vocabulary `[V, E]`; None where only the head itself knows how it computes."""
+        if self.embedding_weight is not None:
+            return self.embedding_weight if self.head_weight is None else self.head_weight
+        if type(head) is nn.Linear and head.bias is None:
+            return head.weight[: self.first_id]
+        return None
+
     def logits(self, hidden: Tensor, head: nn.Module) -> Tensor:
-        """Hidden states `[..., E]` -> float32 logits `[..., vocabulary + new]`."""
-        return torch.cat([head(hidden).float(), (hidden.to(self.weight.dtype) @ self.weight.T).float()], dim=-1)
+        """Hidden states `[..., E]` -> float32 logits `[..., V + n]`."""
+        if self.embedding_weight is None:
+            frozen = head(hidden)[..., : self.first_id]
+        else:
+            frozen = hidden @ self.vocabulary_rows(head).to(hidden.dtype).T  # type: ignore[union-attr]
+        rows = self.output_rows
+        return torch.cat([frozen.float(), (hidden.to(rows.dtype) @ rows.T).float()], dim=-1)
 
 
 def load_language_model(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import Backend, attend
@@ -149,8 +150,11 @@ class PerceiverResampler(nn.Module):
         self.layers = nn.ModuleList([ResamplerLayer(config) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, activation_checkpointing: bool = False) -> Tensor:
         """`[K, T, P, feature_width]` -> visual tokens `[K, N, D]`.
+
+        Args:
+            activation_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
 
         Raises:
             ModelError: if there are position embeddings and P is not what they were made for.
@@ -172,6 +176,7 @@ class PerceiverResampler(nn.Module):
             x = x + self.position
         x = x.flatten(1, 2)  # [K, T*P, D]
         latents = self.latents.expand(len(x), -1, -1)  # [K, N, D]
+        recompute = activation_checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            latents = layer(latents, x)
+            latents = checkpoint(layer, latents, x, use_reentrant=False) if recompute else layer(latents, x)
         return self.norm(latents)
