@@ -6,7 +6,7 @@ The media index is a function of the prompt's segments, not of token ids: the pa
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from videoflamingo.clip import Clip
 
 IGNORED_LABEL = -100  # what torch's cross-entropy leaves out
+MediaOfText = Literal["previous", "next"]
+MEDIA_OF_TEXT_DRAW = 0x6E657874  # keeps this draw apart from others made of the same seed and position
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class EncodedPrompt:
 
     Args:
         token_ids: int.
-        media_index: 0 = no medium yet, else the 1-based number of the medium the token belongs to.
+        media_index: 0 = no medium (none yet; with `media_of_text="next"`, none to come), else the 1-based number of the
+            medium the token belongs to.
         is_answer: whether the token belongs to an answer.
         num_media: media the prompt has places for.
     """
@@ -110,7 +113,15 @@ class EncodedPrompt:
         return len(self.token_ids)
 
     def labels(self, loss_on: str = "all") -> list[int]:
-        """Token ids where the loss counts, `IGNORED_LABEL` elsewhere: `all` (the paper) or `answers`."""
+        """Token ids where the loss counts, `IGNORED_LABEL` elsewhere.
+
+        `all` is the paper: its objective sums over every text token (v2 2 and v1 3.2.3), so media tags, text before the
+        first medium and text without a medium count as well. `answers` keeps answers and their ends of chunk only. Both
+        are the same whichever medium the text belongs to.
+
+        Raises:
+            ValueError: if `loss_on` is neither.
+        """
         if loss_on not in ("all", "answers"):
             raise ValueError(f"loss_on is {loss_on!r}; choose 'all' (the paper) or 'answers'")
         keep = self.is_answer if loss_on == "answers" else [True] * len(self)
@@ -124,15 +135,26 @@ def encode_prompt(
     end_of_chunk_id: int,
     media_tag: str = "<image>",
     begin_id: int | None = None,
+    media_of_text: MediaOfText = "previous",
 ) -> EncodedPrompt:
     """Segments -> tokens. Each segment is tokenised by itself, so an answer's tokens do not depend on what is around.
+
+    With `media_of_text="next"` text belongs to the medium after it (Flamingo v2 A.3.2: on web pages a picture may
+    follow what is said of it). Token ids, answers and labels stay as they are; only the media index changes. A media
+    tag stands at its medium's place and belongs to that medium in both modes. Text after the last medium then has none
+    (0): the paper is silent, this is OpenFlamingo's choice. `next` is for training: text then sees a picture that comes
+    later, while a generated answer follows its medium.
 
     Args:
         segments: in order.
         tokenize: text -> token ids, adding nothing of its own.
         end_of_chunk_id: id of the new token.
         media_tag: plain text put at each medium; its tokens belong to that medium.
-        begin_id: token put first, or None.
+        begin_id: token put first, or None; text like any other.
+        media_of_text: whether text belongs to the medium before it or after it; see `draw_media_of_text`.
+
+    Raises:
+        ValueError: if `media_of_text` is neither.
 
     Example:
         >>> encoded = encode_prompt([Text("a"), Medium(), Text("b", is_answer=True), EndOfChunk()],
@@ -142,27 +164,59 @@ def encode_prompt(
         >>> encoded.labels("answers")
         [-100, -100, 98, 999]
     """
+    if media_of_text not in ("previous", "next"):
+        raise ValueError(f"media_of_text is {media_of_text!r}; choose 'previous' (the paper's prompts) or 'next'")
+    total = sum(isinstance(segment, Medium) for segment in segments)
     token_ids: list[int] = []
     media_index: list[int] = []
     is_answer: list[bool] = []
     num_media = 0
 
-    def add(ids: list[int], answer: bool) -> None:
+    def add(ids: list[int], medium: int, answer: bool = False) -> None:
         token_ids.extend(ids)
-        media_index.extend([num_media] * len(ids))
+        media_index.extend([medium] * len(ids))
         is_answer.extend([answer] * len(ids))
 
+    def of_text() -> int:
+        if media_of_text == "previous":
+            return num_media
+        return num_media + 1 if num_media < total else 0
+
     if begin_id is not None:
-        add([begin_id], False)
+        add([begin_id], of_text())
     for segment in segments:
         if isinstance(segment, Medium):
             num_media += 1
-            add(tokenize(media_tag) if media_tag else [], False)
+            add(tokenize(media_tag) if media_tag else [], num_media)
         elif isinstance(segment, EndOfChunk):
-            add([end_of_chunk_id], segment.is_answer)
+            add([end_of_chunk_id], of_text(), segment.is_answer)
         else:
-            add(tokenize(segment.text), segment.is_answer)
+            add(tokenize(segment.text), of_text(), segment.is_answer)
     return EncodedPrompt(token_ids, media_index, is_answer, num_media)
+
+
+def draw_media_of_text(p_next: float, *place: int) -> MediaOfText:
+    """Which medium the text of one interleaved page belongs to: `next` with probability `p_next` (Flamingo v2 A.3.2).
+
+    A function of its arguments and of nothing else, so that a resumed run draws what the first one drew.
+
+    Args:
+        p_next: in [0, 1]; the paper's is 1/2, for interleaved pages only.
+        place: which page this is, each number 0 or more: for instance seed, epoch, position.
+
+    Raises:
+        ValueError: if `p_next` is no probability, or the place is missing or negative.
+
+    Example:
+        >>> [draw_media_of_text(0.5, 0, position) for position in range(4)]
+        ['previous', 'previous', 'previous', 'next']
+    """
+    if not 0 <= p_next <= 1:
+        raise ValueError(f"p_next is {p_next}; give a probability in [0, 1] (the paper's is 0.5)")
+    if not place or min(place) < 0:
+        raise ValueError(f"the page's place is {place}; give whole numbers of 0 or more, such as seed, epoch, position")
+    drawn = np.random.default_rng([MEDIA_OF_TEXT_DRAW, *place]).random()  # in [0, 1)
+    return "next" if drawn < p_next else "previous"
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,6 +33,7 @@ LAYOUTS = {
     "a single token": [[2]],
     "one long run among short ones": [[1] * 9 + [2] + [3] * 2, [0, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3]],
     "every medium as long as the others": [[1, 1, 2, 2, 3, 3], [1, 1, 2, 2, 3, 3]],
+    "long runs of different lengths": [[0, 0] + [1] * 40 + [3] * 6, [2] * 10 + [1] * 20 + [0] * 18],
 }
 each_layout = pytest.mark.parametrize("media_index", LAYOUTS.values(), ids=LAYOUTS.keys())
 each_backend = pytest.mark.parametrize("backend", ["math", "sdpa"])
@@ -213,6 +214,19 @@ def test_text_is_cut_into_runs_and_similar_ones_go_together() -> None:
     assert similar.real is not None and similar.real.tolist() == [0, 1, 2, 3, 4]
     assert similar.media is not None and similar.media.tolist() == [1, 2]  # into [B * M]: row 0's second, row 1's first
     assert short.text is not None and short.text.tolist() == [7]
+
+
+def test_long_runs_of_different_lengths_are_taken_one_by_one_on_a_cpu() -> None:
+    index = [[0, 0] + [1] * 40 + [3] * 6, [2] * 10 + [1] * 20 + [0] * 18]
+    runs = media_runs(index, num_media=3, device=torch.device("cpu"))
+    assert runs is not None
+    assert runs.pieces == ((2, None), (40, 0), (6, 2), (10, 4), (20, 3), (18, None))
+
+
+@pytest.mark.parametrize("index", [[[1, 1, 1, 2, 3, 3]], [[0] + [1] * 40 + [2] * 40]], ids=str)
+def test_short_runs_and_runs_of_one_length_go_together(index: list[list[int]]) -> None:
+    runs = media_runs(index, num_media=3, device=torch.device("cpu"))
+    assert runs is not None and runs.pieces is None
 
 
 def test_padding_is_less_than_the_text_itself() -> None:

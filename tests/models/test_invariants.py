@@ -1,4 +1,4 @@
-"""The invariants of the design, one after the other, on a random model whose gates are open."""
+"""The invariants of the design, one after the other, for every family of language models, with open gates."""
 
 import threading
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import (
+    FAMILIES,
     TINY_CONFIG,
     close_gates,
     encode,
@@ -22,6 +23,7 @@ from tests.tiny import (
 from videoflamingo.errors import ModelError
 from videoflamingo.generation import generate, score_choices
 from videoflamingo.models.flamingo import Flamingo, _visual_state
+from videoflamingo.models.language import decoder_layers
 from videoflamingo.prompt import EncodedPrompt, EndOfChunk, Medium, Text, pad_prompts
 from videoflamingo.training.batch import Sample, collate
 
@@ -30,9 +32,14 @@ MEDIA_INDEX = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3]])
 NO_MEDIA = torch.zeros_like(MEDIA_INDEX)
 
 
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture
-def model() -> Flamingo:
-    return tiny_flamingo()
+def model(family: str) -> Flamingo:
+    return tiny_flamingo(family=family)
 
 
 def logits(model: Flamingo, visual_tokens: Tensor | None, media_index: Tensor = MEDIA_INDEX) -> Tensor:
@@ -60,9 +67,8 @@ def test_with_closed_gates_the_logits_are_the_bare_language_models(model: Flamin
     assert torch.equal(logits(model, visual_tokens)[:, :-1], bare(model))
 
 
-def test_a_new_model_starts_as_the_bare_language_model() -> None:
-    language_model = tiny_flamingo().language_model
-    new = Flamingo(TINY_CONFIG, language_model, tiny_flamingo().tokenizer)
+def test_a_new_model_starts_as_the_bare_language_model(model: Flamingo) -> None:
+    new = Flamingo(TINY_CONFIG, model.language_model, model.tokenizer)
     assert torch.equal(logits(new, random_visual_tokens(new, 1, 3))[:, :-1], bare(new))
 
 
@@ -159,10 +165,12 @@ def test_changing_a_medium_changes_the_logits_after_it_only(model: Flamingo, med
 
 
 @pytest.mark.parametrize("medium", [0, 1, 2])
-def test_changing_a_medium_changes_directly_only_the_text_that_belongs_to_it(model: Flamingo, medium: int) -> None:
-    """With one gated block, before the last layer's, every other layer's attention cut: nothing is passed on."""
-    for layer in model.language_model.model.layers:
-        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+def test_changing_a_medium_changes_directly_only_the_text_that_belongs_to_it(
+    model: Flamingo, family: str, medium: int
+) -> None:
+    """With the attention of every layer cut, so that nothing is passed on."""
+    for layer in decoder_layers(model.language_model):
+        torch.nn.init.zeros_(layer.get_submodule(FAMILIES[family][2]).weight)
     tokens = random_visual_tokens(model, 1, 3)
     other = tokens.clone()
     other[:, medium] = random_visual_tokens(model, 1, 1, seed=1)[:, 0]
@@ -316,7 +324,7 @@ def break_layer(model: Flamingo, index: int) -> Any:
     def fail(*_: object) -> None:
         raise Broken
 
-    return model.language_model.model.layers[index].register_forward_pre_hook(fail)
+    return decoder_layers(model.language_model)[index].register_forward_pre_hook(fail)
 
 
 def forward_once(model: Flamingo) -> None:
@@ -348,15 +356,15 @@ def test_an_error_in_a_middle_layer_leaves_the_model_as_it_was(
     assert torch.equal(logits(model, visual_tokens), together)
 
 
-def test_the_bare_language_model_is_untouched_between_calls(model: Flamingo) -> None:
-    untouched = bare(tiny_flamingo())
+def test_the_bare_language_model_is_untouched_between_calls(model: Flamingo, family: str) -> None:
+    untouched = bare(tiny_flamingo(family=family))
     forward_once(model)
     assert torch.equal(bare(model), untouched)
     assert not torch.equal(bare(model), logits(model, random_visual_tokens(model, 1, 3))[:, :-1])
 
 
-def test_the_language_model_keeps_its_own_names(model: Flamingo) -> None:
-    names = set(tiny_language_model(len(model.tokenizer)).state_dict())
+def test_the_language_model_keeps_its_own_names(model: Flamingo, family: str) -> None:
+    names = set(tiny_language_model(len(model.tokenizer), family=family).state_dict())
     assert set(model.language_model.state_dict()) == names
 
 
@@ -377,7 +385,8 @@ def test_two_threads_get_what_each_gets_alone(model: Flamingo) -> None:
     def meet(*_: object) -> None:
         meeting.wait()
 
-    hooks = [model.language_model.model.layers[index].register_forward_hook(meet) for index in (0, 2)]
+    layers = decoder_layers(model.language_model)
+    hooks = [layers[index].register_forward_hook(meet) for index in (0, 2)]
     found: list[Tensor | None] = [None, None]
 
     def work(number: int) -> None:
@@ -392,6 +401,154 @@ def test_two_threads_get_what_each_gets_alone(model: Flamingo) -> None:
         hook.remove()
     assert found[0] is not None and torch.equal(found[0], alone[0])
     assert found[1] is not None and torch.equal(found[1], alone[1])
+
+
+# 10. Activation checkpointing changes no gradient. (Training without media on two processes: tests/training.)
+
+
+def gradients(model: Flamingo, **settings: bool) -> tuple[dict[str, Tensor], int]:
+    """Of every trained parameter; and how many bytes were kept for the backward pass, weights apart."""
+    model.train()
+    model.activation_checkpointing = settings.get("activation_checkpointing", False)
+    weights = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.tensor([[0, 40, model.end_of_chunk_id, 77, 31, 12], [7, 8, 9, 10, 11, 12]])
+    index = torch.tensor([[0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1]])
+    features = model.vision(random_pixels(5))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        visual_tokens = model.resample(features, torch.tensor([[[0, 1, 2], [3, -1, -1]], [[4, 0, -1], [-1, -1, -1]]]))
+        total, count = model.loss(ids, index, ids.clone(), visual_tokens=visual_tokens)
+    (total / count).backward()
+    found = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad()
+    return found, sum(kept.values())
+
+
+def test_activation_checkpointing_changes_no_gradient_and_keeps_less(model: Flamingo) -> None:
+    plain, kept = gradients(model)
+    found, kept_less = gradients(model, activation_checkpointing=True)
+    assert found.keys() == plain.keys()
+    assert {name.split(".")[0] for name in found} == {"resampler", "blocks", "new_tokens"}
+    for name, gradient in plain.items():
+        assert gradient.abs().max() > 0, name
+        assert torch.equal(found[name], gradient), name
+    assert kept_less < 0.6 * kept
+
+
+def test_activation_checkpointing_recomputes_with_the_media_of_its_own_forward(model: Flamingo) -> None:
+    """Two passes before one backward: the scope of each has closed, and they saw different media."""
+    expected = [gradients_of_media(model, seed, False) for seed in (0, 1)]
+    model.activation_checkpointing = True
+    model.train()
+    media = [random_visual_tokens(model, 1, 3, seed).requires_grad_() for seed in (0, 1)]
+    outputs = [model(TOKENS, MEDIA_INDEX, visual_tokens=own).logits.square().mean() for own in media]
+    sum(outputs).backward()
+    for own, gradient in zip(media, expected, strict=True):
+        assert own.grad is not None
+        torch.testing.assert_close(own.grad, gradient, rtol=1e-5, atol=1e-9)
+
+
+def gradients_of_media(model: Flamingo, seed: int, activation_checkpointing: bool) -> Tensor:
+    model.train()
+    model.activation_checkpointing = activation_checkpointing
+    media = random_visual_tokens(model, 1, 3, seed).requires_grad_()
+    model(TOKENS, MEDIA_INDEX, visual_tokens=media).logits.square().mean().backward()
+    assert media.grad is not None and media.grad.abs().max() > 0
+    return media.grad
+
+
+def test_without_gradients_nothing_is_checkpointed(model: Flamingo) -> None:
+    visual_tokens = random_visual_tokens(model, 1, 3)
+    plain = logits(model, visual_tokens)
+    model.activation_checkpointing = True
+    assert torch.equal(logits(model, visual_tokens), plain)
+
+
+# The loss is the likelihood of the logits, without them in memory.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_and_its_gradients_are_those_of_the_logits(model: Flamingo, dtype: torch.dtype) -> None:
+    model.language_model.to(dtype)
+    labels = TOKENS.clone()
+    labels[0, [1, 4]] = -100
+    results = []
+    for way in ("logits", "loss"):
+        media = random_visual_tokens(model, 1, 3).requires_grad_()
+        if way == "loss":
+            total, count = model.loss(TOKENS, MEDIA_INDEX, labels, visual_tokens=media)
+            assert count == 5  # of positions 1 to 7, two have no label
+        else:
+            predicted = model(TOKENS, MEDIA_INDEX, visual_tokens=media).logits[:, :-1]
+            total = torch.nn.functional.cross_entropy(predicted[0], labels[0, 1:], reduction="sum")
+        model.zero_grad()
+        total.backward()
+        gradient = model.new_tokens.weight.grad
+        results.append((total.detach(), media.grad, gradient))
+    for one, other in zip(*results, strict=True):
+        assert one is not None and other is not None
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+
+
+# In bfloat16 as well: what is exact must be exact there, too.
+
+
+@pytest.fixture
+def half(model: Flamingo) -> Flamingo:
+    """The language model in bfloat16, the trained parts in float32, as in training."""
+    model.language_model.to(torch.bfloat16)
+    return model
+
+
+def test_in_bfloat16_closed_gates_give_the_bare_language_models_logits(half: Flamingo) -> None:
+    close_gates(half)
+    with torch.no_grad():
+        expected = half.language_model(input_ids=TOKENS).logits[0].float()
+    assert torch.equal(logits(half, random_visual_tokens(half, 1, 3))[:, :-1], expected)
+
+
+def test_in_bfloat16_a_medium_changes_what_comes_after_it_only(half: Flamingo) -> None:
+    tokens = random_visual_tokens(half, 1, 3)
+    other = tokens.clone()
+    other[:, 1] = random_visual_tokens(half, 1, 1, seed=1)[:, 0]
+    before, after = logits(half, tokens), logits(half, other)
+    assert torch.equal(before[:4], after[:4])
+    assert (before - after)[4:].abs().amax(-1).gt(1e-2).all()
+
+
+def test_in_bfloat16_text_before_any_medium_sees_nothing_of_it(half: Flamingo) -> None:
+    with_media, without = logits(half, random_visual_tokens(half, 1, 3)), logits(half, None, NO_MEDIA)
+    assert torch.equal(with_media[:2], without[:2])
+
+
+def test_in_bfloat16_all_trained_parts_get_gradients_and_checkpointing_changes_none(half: Flamingo) -> None:
+    plain, _ = gradients(half)
+    found, _ = gradients(half, activation_checkpointing=True)
+    assert {name for name, value in half.named_parameters() if value.requires_grad} == set(plain) == set(found)
+    for name, gradient in plain.items():
+        assert gradient.dtype == torch.float32 and gradient.abs().max() > 0, name
+        assert torch.equal(found[name], gradient), name
+
+
+def test_in_bfloat16_choices_scored_over_a_cache_have_the_probabilities_of_a_plain_pass(half: Flamingo) -> None:
+    prompts, media = prompts_and_media(half)
+    choices = [[[10, 11, 12], [20, 9]], [[30, 31]], [[40, 41, 8, 7]]]
+    scored = score_choices(half, prompts, choices, media)
+    for row, prompt in enumerate(prompts):
+        for choice, found in zip(choices[row], scored[row], strict=True):
+            ids = [*prompt.token_ids, *choice]
+            index = [*prompt.media_index, *[prompt.media_index[-1]] * len(choice)]
+            whole = run(half, EncodedPrompt(ids, index, [False] * len(ids), 2), media[row : row + 1]).log_softmax(-1)
+            expected = [float(whole[len(prompt) - 1 + place, token]) for place, token in enumerate(choice)]
+            assert found.log_probabilities == pytest.approx(expected, abs=0.1)
 
 
 # And what the constructor and forward refuse.

@@ -28,6 +28,9 @@ AttendTo = Literal["own", "all_previous"]
 
 # Runs go together whose lengths differ by less than this factor: more groups would cost more calls, fewer more padding.
 GROUP_LENGTHS_WITHIN = 2
+# On a CPU, runs at least this long on average that are not all equally long are not padded but attended to one by one:
+# a call costs less than the copies (measured: `benchmarks/cross_attention.py`, shares `uneven` and `ragged`).
+ONE_BY_ONE_FROM = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +61,14 @@ class MediaRuns:
         target: int64 into the flattened `[B * L]`: the tokens of all runs, group by group; None = all tokens, in order.
         lengths: of the runs in that order, and
         media_per_run: how many media each attends to, as Python integers (what xformers' mask is built from).
+        pieces: where runs are better taken one by one: all of `[B * L]` as (length, medium or None), in order.
     """
 
     groups: tuple[RunGroup, ...]
     target: Tensor | None
     lengths: tuple[int, ...]
     media_per_run: tuple[int, ...]
+    pieces: tuple[tuple[int, int | None], ...] | None = None
 
 
 def media_runs(
@@ -108,12 +113,28 @@ def media_runs(
     groups = [_group(own, num_tokens, len(media_index) * num_media, device) for own in similar]
     ordered = [run for own in similar for run in own]
     target = [token for length, first, _ in ordered for token in range(first, first + length)]
+    long_runs = len(target) >= ONE_BY_ONE_FROM * len(found)
+    equal = len(groups) == 1 and groups[0].real is None
+    one_by_one = device.type == "cpu" and attend_to == "own" and long_runs and not equal
     return MediaRuns(
         tuple(groups),
         _positions(target, num_tokens, device),
         tuple(length for length, _, _ in ordered),
         tuple(len(media) for _, _, media in ordered),
+        tuple(_pieces(found, num_tokens)) if one_by_one else None,
     )
+
+
+def _pieces(runs: list[tuple[int, int, range]], num_tokens: int) -> Iterator[tuple[int, int | None]]:
+    """Runs and what is between them, in the order of the text."""
+    done = 0
+    for length, first, media in runs:
+        if first > done:
+            yield first - done, None
+        yield length, media[0]
+        done = first + length
+    if done < num_tokens:
+        yield num_tokens - done, None
 
 
 def _similar(runs: list[tuple[int, int, range]]) -> list[list[tuple[int, int, range]]]:
@@ -264,6 +285,8 @@ def cross_attend(
     _note(chosen)
     if chosen == "xformers":
         attended = _cross_attend_xformers(flat, all_keys, all_values, runs)
+    elif runs.pieces is not None:
+        return _attend_one_by_one(flat, all_keys, all_values, runs.pieces, chosen).reshape(query.shape)
     else:
         parts = [_attend_group(flat, all_keys, all_values, group, chosen) for group in runs.groups]
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)  # [K, H, d]
@@ -282,6 +305,20 @@ def _attend_group(flat: Tensor, all_keys: Tensor, all_values: Tensor, group: Run
         for tensor in (all_keys, all_values)
     )
     return _take(_attend(queries, run_keys, run_values, chosen).flatten(0, 1), group.real)
+
+
+def _attend_one_by_one(
+    flat: Tensor, all_keys: Tensor, all_values: Tensor, pieces: tuple[tuple[int, int | None], ...], chosen: Backend
+) -> Tensor:
+    """Every run by itself, without copies: query `[B*L, H, d]`, keys and values `[B*M, N, H, d]` -> `[B*L, H, d]`."""
+    keys, values = all_keys.unbind(0), all_values.unbind(0)
+    parts = [
+        torch.zeros_like(own)
+        if medium is None
+        else _attend(own[None], keys[medium][None], values[medium][None], chosen)[0]
+        for own, (_, medium) in zip(flat.split([length for length, _ in pieces]), pieces, strict=True)
+    ]
+    return torch.cat([part.to(flat.dtype) for part in parts])
 
 
 def _cross_attend_xformers(flat: Tensor, all_keys: Tensor, all_values: Tensor, runs: MediaRuns) -> Tensor:

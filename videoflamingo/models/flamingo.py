@@ -207,7 +207,13 @@ class Flamingo(nn.Module):
         return self.new_tokens.first_id
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text, nothing added."""
+        """Token ids of plain text, nothing added.
+
+        Raises:
+            ModelError: if the model was made without a tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ModelError(f"this Flamingo was made without a tokenizer and cannot read {text!r}; give it one")
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     @property

@@ -75,8 +75,9 @@ class NewTokens(nn.Module):
         vocabulary_size: how many of its rows are in use, None = all; a language model may have spare ones at the end.
         tied: whether a new token's output row is its input row.
         own_vocabulary: keep the vocabulary's rows here too, frozen, instead of using the language model's: for
-            checkpoints that retrained them, as OpenFlamingo did. They start as the language model's.
-        head: the language model's output layer; needed with `own_vocabulary` where it is not tied with the embedding.
+            checkpoints that retrained them, as OpenFlamingo did. They start as the language model's. Unless `tied`,
+            this holds for output rows as well.
+        head: the language model's output layer; needed with `own_vocabulary`.
     """
 
     output_weight: Tensor | None
@@ -108,8 +109,8 @@ class NewTokens(nn.Module):
         own, own_head = None, None
         if own_vocabulary:
             own = embedding.weight.detach()[: self.first_id].clone()
-            if head is not None and head.weight is not embedding.weight:
-                own_head = head.weight.detach()[: self.first_id].clone()
+            own_head = None if tied else head.weight.detach()[: self.first_id].clone()
+        self._head_is_embedding = own_vocabulary and head.weight is embedding.weight
         self.register_buffer("embedding_weight", own)
         self.register_buffer("head_weight", own_head)
 
@@ -128,18 +129,18 @@ class NewTokens(nn.Module):
 
     def vocabulary_rows(self, head: nn.Module) -> Tensor | None:
         """Output rows of the frozen vocabulary `[V, E]`; None where only the head itself knows how it computes."""
-        if self.embedding_weight is not None:
-            return self.embedding_weight if self.head_weight is None else self.head_weight
+        if self.head_weight is not None:
+            return self.head_weight
+        if self._head_is_embedding:
+            return self.embedding_weight
         if type(head) is nn.Linear and head.bias is None:
             return head.weight[: self.first_id]
         return None
 
     def logits(self, hidden: Tensor, head: nn.Module) -> Tensor:
         """Hidden states `[..., E]` -> float32 logits `[..., V + n]`."""
-        if self.embedding_weight is None:
-            frozen = head(hidden)[..., : self.first_id]
-        else:
-            frozen = hidden @ self.vocabulary_rows(head).to(hidden.dtype).T  # type: ignore[union-attr]
+        own = self.head_weight if self.head_weight is not None or not self._head_is_embedding else self.embedding_weight
+        frozen = head(hidden)[..., : self.first_id] if own is None else hidden @ own.to(hidden.dtype).T
         rows = self.output_rows
         return torch.cat([frozen.float(), (hidden.to(rows.dtype) @ rows.T).float()], dim=-1)
 
