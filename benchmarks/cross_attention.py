@@ -8,8 +8,8 @@ a first token before any medium (`uneven`, as shots with longer and shorter answ
 (`ragged`). `runs` is what videoflamingo does, `dense` attends to all media under a mask, as OpenFlamingo does;
 `attention` is that operation alone, `block` a whole gated block of a language model 576 wide. Keys and values are
 given: they are computed once for each medium, whatever the text. Medians of N runs in milliseconds, media and ways in
-turn; the ratio is to `runs` with one medium. With gradients, those of 33 media's keys and values (17 MB) are written, too. The run is appended to
-`benchmarks/results/cross_attention.json`.
+turn; the ratio is to `runs` with one medium. With gradients, those of 33 media's keys and values (17 MB) are written,
+too. The run is appended to `benchmarks/results/cross_attention.json`.
 
 `--kernels` times the kernels behind the seam against each other instead, over types and sizes, forward and with
 gradients: what `videoflamingo.models.attention.choose_backend` goes by.

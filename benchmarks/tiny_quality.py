@@ -106,7 +106,7 @@ def measure(model_name: str, limit: int, seed: int, rows: list[str]) -> dict[str
 
     flamingo = load(model_name)
     model = flamingo.model
-    size = model.config.vision.image_size
+    size = model.vision.image_size
     tallies = {row: Tally() for skills in ROWS.values() for row in skills.values() if row in rows}
     kinds = [kind for kind, skills in ROWS.items() if tallies.keys() & skills.values()]
     started, done = time.monotonic(), 0

@@ -11,8 +11,8 @@ freezes them.
 
 Work: `short` is 8 texts of 28 tokens with one picture each, `long` 2 texts of 256 tokens with 5 pictures each. Labels:
 `answers` are the last 6 tokens of each picture's text, `all` every token. Every round starts a process for each side
-and work, ours and theirs in turn; the numbers are medians over all steps of all rounds, and the highest resident memory of
-the steps (the loading of weights is over by then). The run is appended to `benchmarks/results/train_step.json`.
+and work, ours and theirs in turn; the numbers are medians over all steps of all rounds, and the highest resident memory
+of the steps (the loading of weights is over by then). The run is appended to `benchmarks/results/train_step.json`.
 """
 
 import argparse

@@ -2,14 +2,18 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.test_generation import GARDEN_PATH, Spelling, passes
 from tests.tiny import bigram_flamingo, run, tiny_flamingo
 from videoflamingo.clip import Clip
+from videoflamingo.decoding import answer_text
 from videoflamingo.errors import ModelError, UsageError
+from videoflamingo.generation import generate
 from videoflamingo.pipeline import VideoFlamingo, choose_device, choose_dtype, distinct_frames, load
 from videoflamingo.prompt import EncodedPrompt, PromptTemplate, Shot
 
@@ -50,7 +54,112 @@ def test_an_answer_has_its_mean_log_probability_and_length(dog: VideoFlamingo, n
 def test_an_answer_is_cut_at_a_stop_word(dog: VideoFlamingo) -> None:
     stopping = VideoFlamingo(dog.model, template=PromptTemplate(stop_words=("og",)))
     assert stopping.caption(clip(0)) == "d"
-    assert stopping.answer(clip(0), None).num_tokens == 5
+    assert stopping.answer(clip(0), None).num_tokens == 4  # and ends there
+    assert dog.caption(clip(0), stop_words=["g"]) == "do"
+
+
+def test_an_answer_ends_at_the_next_prompt_instead_of_going_on_to_the_limit() -> None:
+    sentence = "adogQui:"
+    model = bigram_flamingo({before: {after: 1.0} for before, after in zip(f":{sentence}", sentence, strict=False)})
+    shapes = passes(model)
+    asked = VideoFlamingo(model, template=PromptTemplate(stop_words=("Qui:",)))
+    assert asked.caption(clip(0), num_beams=1, max_new_tokens=200) == "adog"
+    assert len(shapes) == len(sentence)
+    assert asked.caption(clip(0), num_beams=3) == "adog"
+
+
+def test_greedy_answers_are_what_they_would_be_without_stopping_early() -> None:
+    words = ("e", "T", "##")
+    for seed in range(10):
+        model = tiny_flamingo(seed=seed)
+        asked = VideoFlamingo(model, template=PromptTemplate(stop_words=words))
+        (whole,) = generate(model, [asked.encode_prompt("who?")], asked.encode_clips([clip(seed)]), max_new_tokens=20)
+        expected = asked.template.trim(answer_text(model, whole.token_ids))
+        assert asked.ask(clip(seed), "who?", num_beams=1, max_new_tokens=20) == expected
+
+
+def test_answers_are_searched_with_three_beams_unless_told_otherwise() -> None:
+    model = VideoFlamingo(bigram_flamingo({":": GARDEN_PATH["?"], **GARDEN_PATH}, media_tag=""))
+    assert model.ask(clip(0), "") == "bz"
+    assert model.ask(clip(0), "", num_beams=1) == "ax"
+    assert model.ask(clip(0), "", top_k=1) in ("ax", "ay")
+
+
+def test_several_answers_can_be_drawn_of_one_clip() -> None:
+    model = VideoFlamingo(bigram_flamingo({":": GARDEN_PATH["?"], **GARDEN_PATH}, media_tag=""))
+    drawn = model.answers(clip(0), "", temperature=1.0, seed=1, num_samples=20)
+    assert {answer.text for answer in drawn} == {"ax", "ay", "bz"}
+    for answer in drawn:  # the mean of the model's own log-probabilities
+        assert answer.score == pytest.approx(math.log(0.4 if answer.text == "bz" else 0.3) / 3, abs=1e-4)
+    assert drawn[0] == model.answer(clip(0), "", temperature=1.0, seed=1)
+    with pytest.raises(UsageError, match="num_samples is 20, but this gives one answer; call answers"):
+        model.answer(clip(0), "", temperature=1.0, num_samples=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, r"temperature is 0\.0; give more than 0"),
+        ({"temperature": 1.0, "num_beams": 3}, "num_beams is 3, but temperature, top_k and top_p draw tokens instead"),
+        ({"stop_words": "end"}, "stop_words is 'end'; give a list of texts"),
+    ],
+)
+def test_a_wrong_option_is_refused(dog: VideoFlamingo, options: dict[str, Any], message: str) -> None:
+    for use in (dog.ask, dog.answers, dog.stream):
+        with pytest.raises(UsageError, match=message):
+            use(clip(0), "Question?", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"top_p": 0.9, "seed": 4}, {"stop_words": ["e", "ab"]}, {"banned": ["e"], "top_k": 9, "seed": 1}],
+    ids=str,
+)
+def test_the_pieces_of_a_stream_are_the_answer(options: dict[str, Any]) -> None:
+    num_pieces = 0
+    for seed in range(6):
+        model = VideoFlamingo(tiny_flamingo(seed=seed))
+        shots = [Shot(clip(seed), "who?", "a cat")]
+        pieces = list(model.stream(clip(0, 9), "who?", shots=shots, **options))
+        assert "".join(pieces) == model.ask(clip(0, 9), "who?", shots=shots, **{"num_beams": 1, **options})
+        assert all(pieces)
+        num_pieces += len(pieces)
+    assert num_pieces > 20
+
+
+def test_a_stream_shows_no_half_of_a_character() -> None:
+    bytes_of = "ĠÃ©ðŁİĪx"  # of " é🎈x", as GPT-2 writes them
+    following = {before: {after: 1.0} for before, after in zip(f":{bytes_of}", bytes_of, strict=False)}
+    model = VideoFlamingo(Spelling({**following, "x": {"EOC": 1.0}}).flamingo(byte_level=True, media_tag=""))
+    assert list(model.stream(clip(0), None)) == ["é", "🎈", "x"]
+    assert model.caption(clip(0)) == "é🎈x"
+    assert list(model.stream(clip(0), None, max_new_tokens=5)) == ["é", "\N{REPLACEMENT CHARACTER}"]
+    assert model.caption(clip(0), num_beams=1, max_new_tokens=5) == "é\N{REPLACEMENT CHARACTER}"
+
+
+def streamed(sentence: str, stop_words: tuple[str, ...]) -> list[str]:
+    """Pieces of a sentence whose letters are all different."""
+    following = {before: {after: 1.0} for before, after in zip(f":{sentence}", sentence, strict=False)}
+    model = bigram_flamingo({**following, sentence[-1]: {"EOC": 1.0}}, media_tag="")
+    return list(VideoFlamingo(model, template=PromptTemplate(stop_words=stop_words)).stream(clip(0), None))
+
+
+def test_a_stream_shows_no_part_of_a_stop_word() -> None:
+    assert streamed("ab Qu.x", stop_words=("Qu.", "never")) == ["a", "b"]
+    assert streamed(" abQu.x", stop_words=("Quit",)) == ["a", "b", "Qu.", "x"]  # it was none after all
+    assert streamed(" abQu", stop_words=("Quit",)) == ["a", "b", "Qu"]
+
+
+def test_a_stream_that_is_left_early_leaves_the_model_as_it_was(dog: VideoFlamingo) -> None:
+    pieces = dog.stream(clip(0), None)
+    assert next(pieces) == "d"
+    pieces.close()
+    assert dog.caption(clip(0)) == "dog"
+
+
+def test_a_stream_of_beams_is_refused_at_once(dog: VideoFlamingo) -> None:
+    with pytest.raises(UsageError, match="num_beams is 3, but only one answer written once can be streamed"):
+        dog.stream(clip(0), None, num_beams=3)
 
 
 CHOICES = {  # " a$" has the larger sum, " bcde$" the larger mean

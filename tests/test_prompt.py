@@ -33,7 +33,7 @@ def encoded(
         segments,
         lambda text: [ord(letter) for letter in text],
         end_of_chunk_id=END,
-        media_tag=media_tag,
+        media_tag_ids=[ord(letter) for letter in media_tag],
         begin_id=begin_id,
         media_of_text=media_of_text,
     )
@@ -133,7 +133,11 @@ def test_a_medium_changes_logits_from_the_first_token_that_belongs_to_it(
     model = tiny_flamingo()
     segments = [Text("ab"), Medium(), Text("cd"), Medium(), Text("ef")]
     prompt = encode_prompt(
-        segments, model.tokenize, end_of_chunk_id=model.end_of_chunk_id, media_tag="#", media_of_text=mode
+        segments,
+        model.tokenize,
+        end_of_chunk_id=model.end_of_chunk_id,
+        media_tag_ids=model.tokenize("#"),
+        media_of_text=mode,
     )
     tokens = random_visual_tokens(model, 1, num_media=2)
     others = tokens.clone()
@@ -192,7 +196,7 @@ def test_an_answers_tokens_do_not_depend_on_what_is_around_it() -> None:
         return [0]
 
     encode_prompt([Medium(), Text("Q:"), Text(" a", is_answer=True)], tokenize, end_of_chunk_id=END)
-    assert calls == ["<image>", "Q:", " a"]
+    assert calls == ["Q:", " a"]
 
 
 def test_labels_of_all_text_are_the_tokens_themselves() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videoflamingo.generation import encode_segments
 from videoflamingo.models.cross_attention import CrossAttentionConfig
 from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
 from videoflamingo.models.resampler import ResamplerConfig
 from videoflamingo.models.vision import VisionConfig
-from videoflamingo.prompt import EncodedPrompt, Segment, encode_prompt
+from videoflamingo.prompt import EncodedPrompt, Segment
 from videoflamingo.torchvision_operators import declare_missing_operators
 
 PRINTABLE = string.printable[:95]  # letters, digits, punctuation and the space
@@ -50,30 +51,46 @@ def draw_weights(module: nn.Module, generator: torch.Generator) -> None:
             drawn = torch.randn(parameter.shape, generator=generator)
             if name.endswith("_gate"):
                 drawn = 0.5 + 0.2 * drawn
-            elif "norm" in name and name.endswith("weight"):
+            elif drawn.dim() == 1 and name.endswith("weight"):  # of norms
                 drawn = 1 + 0.2 * drawn
             elif "embed" not in name and drawn.dim() >= 2:
                 drawn = drawn / math.sqrt(parameter.shape[-1])
             parameter.copy_(drawn)
 
 
-def tiny_language_model(vocabulary: int, seed: int = 0, **settings: Any) -> Any:
-    """A random Llama of four layers."""
-    declare_missing_operators()
-    from transformers import LlamaConfig, LlamaForCausalLM
+LLAMA_LIKE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+}
+NEOX_LIKE = {key: value for key, value in LLAMA_LIKE.items() if key != "num_key_value_heads"}
+# family -> its configuration, sizes, and where each layer's attention ends.
+FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "llama": ("LlamaConfig", LLAMA_LIKE, "self_attn.o_proj"),
+    "mistral": ("MistralConfig", {**LLAMA_LIKE, "sliding_window": 16}, "self_attn.o_proj"),
+    "qwen2": ("Qwen2Config", LLAMA_LIKE, "self_attn.o_proj"),
+    "qwen3": ("Qwen3Config", {**LLAMA_LIKE, "head_dim": 8}, "self_attn.o_proj"),
+    "gpt_neox": ("GPTNeoXConfig", NEOX_LIKE, "attention.dense"),
+    "opt": ("OPTConfig", {**NEOX_LIKE, "ffn_dim": 48, "word_embed_proj_dim": 32}, "self_attn.out_proj"),
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 512}, "attn.c_proj"),
+    "mpt": ("MptConfig", {"d_model": 32, "n_layers": 4, "n_heads": 4, "expansion_ratio": 2}, "attn.out_proj"),
+}
 
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "tie_word_embeddings": False,
-    }
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **{**sizes, **settings}))
+
+def tiny_language_model(vocabulary: int, seed: int = 0, family: str = "llama", **settings: Any) -> Any:
+    """A random model of four layers."""
+    declare_missing_operators()
+    import transformers
+
+    name, sizes, _ = FAMILIES[family]
+    config = getattr(transformers, name)(
+        **{"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, **sizes, **settings}
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
     draw_weights(model, torch.Generator().manual_seed(seed))
     return model
 
@@ -82,6 +99,7 @@ def tiny_flamingo(
     seed: int = 0,
     *,
     alphabet: str = PRINTABLE,
+    family: str = "llama",
     language_model: Any = None,
     config: FlamingoConfig = TINY_CONFIG,
     **changes: Any,
@@ -89,13 +107,14 @@ def tiny_flamingo(
     """The model in eval mode; two of one seed are equal.
 
     Args:
-        language_model: used instead of the random Llama.
+        family: of the random language model.
+        language_model: used instead of that.
         changes: fields of the configuration.
     """
     tokenizer = tiny_tokenizer(alphabet)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        language_model = language_model or tiny_language_model(len(tokenizer), seed)
+        language_model = language_model or tiny_language_model(len(tokenizer), seed, family)
         model = Flamingo(replace(config, **changes), language_model, tokenizer)
     generator = torch.Generator().manual_seed(seed + 1)
     for part in (model.resampler, model.blocks, model.new_tokens):
@@ -149,13 +168,7 @@ def bigram_flamingo(following: Mapping[str, Mapping[str, float]], **changes: Any
 
 def encode(model: Flamingo, segments: Sequence[Segment]) -> EncodedPrompt:
     """The prompt in the model's tokens."""
-    return encode_prompt(
-        segments,
-        lambda text: model.tokenizer(text, add_special_tokens=False)["input_ids"],
-        end_of_chunk_id=model.end_of_chunk_id,
-        media_tag=model.config.media_tag,
-        begin_id=model.tokenizer.bos_token_id,
-    )
+    return encode_segments(model, segments)
 
 
 def random_pixels(num_frames: int, seed: int = 0, size: int = TINY_CONFIG.vision.image_size) -> Tensor:

@@ -3,13 +3,15 @@
 import argparse
 import json
 import math
+import re
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from videoflamingo.clip import Clip
+from videoflamingo.decoding import Decoding
 from videoflamingo.errors import SamplingError, UsageError, VideoError
 from videoflamingo.prompt import Shot
 from videoflamingo.startup import collection_paused
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
     from videoflamingo.pipeline import VideoFlamingo
 
 _INPUT_FAILED = 3
+
+# Field of Decoding: the option that sets it.
+_DECODING = {
+    "num_beams": "--beams",
+    "max_new_tokens": "--max-new-tokens",
+    "temperature": "--temperature",
+    "top_p": "--top-p",
+    "top_k": "--top-k",
+    "seed": "--seed",
+}
 
 _SHOT_FIELDS = ("video", "start", "end", "question", "answer")
 _SHOT_EXAMPLE = '{"video": "cat.mp4", "question": "What moves?", "answer": "a cat"}'
@@ -175,6 +187,9 @@ def main(argv: list[str] | None = None) -> int:
             continue
         if model is None:  # not before there is something to answer
             model = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+        if arguments.stream:
+            _print_stream(model, clip, shots, arguments, "" if len(arguments.videos) == 1 else f"{source}: ")
+            continue
         record = _record(model, clip, shots, arguments)
         if arguments.json:
             print(json.dumps({"video": source, **record}), flush=True)
@@ -195,18 +210,41 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--rank-by {arguments.rank_by} needs answers to rank; add --choices A B ...")
     if choices is not None and (len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices)):
         raise UsageError(f"--choices {choices}: one is empty or given twice; give different, non-empty answers")
-    for option, value in (("--beams", arguments.beams), ("--max-new-tokens", arguments.max_new_tokens)):
-        if value < 1:
-            raise UsageError(f"{option} is {value}; give 1 or more")
+    try:
+        decoding = Decoding(**_options(arguments))
+    except UsageError as error:
+        raise UsageError(re.sub(r"\w+", lambda word: _DECODING.get(word[0], word[0]), str(error))) from error
+    if choices is not None and (decoding.samples or arguments.stream):
+        raise UsageError("--choices ranks given answers, so none is drawn or streamed; leave out the one or the other")
+    if arguments.stream and (arguments.json or decoding.num_beams > 1):
+        raise UsageError("--stream shows a single answer while it is written; leave out --json, and --beams above 1")
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Decoding` that were given."""
+    given = {name: getattr(arguments, name) for name in _DECODING}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _print_stream(
+    model: "VideoFlamingo", clip: Clip, shots: list[Shot], arguments: argparse.Namespace, start: str
+) -> None:
+    """An answer on one line, as it is written."""
+    print(start, end="", flush=True)
+    said = shown = ""
+    for piece in model.stream(clip, arguments.question, shots=shots, **_options(arguments)):
+        said += piece
+        line = " ".join(said.split())
+        print(line[len(shown) :], end="", flush=True)
+        shown = line
+    print(flush=True)
 
 
 def _record(model: "VideoFlamingo", clip: Clip, shots: list[Shot], arguments: argparse.Namespace) -> dict[str, object]:
     """What `--json` prints of one video, but for its name."""
     if arguments.choices is None:
         ranked = []
-        best = model.answer(
-            clip, arguments.question, shots=shots, max_new_tokens=arguments.max_new_tokens, num_beams=arguments.beams
-        )
+        best = model.answer(clip, arguments.question, shots=shots, **_options(arguments))
     else:
         ranked = model.rank(clip, arguments.question, arguments.choices, shots=shots, by=arguments.rank_by or "sum")
         best = ranked[0]
@@ -249,11 +287,24 @@ def _parser() -> argparse.ArgumentParser:
         help="compare choices by summed log-probability, or by its mean over tokens (default: sum)",
     )
     parser.add_argument(
-        "--beams", type=int, default=3, metavar="N", help="beam search's width; 1 = greedy (default: 3)"
+        "--beams",
+        dest="num_beams",
+        type=int,
+        metavar="N",
+        help="beam search's width; 1 = greedy (default: 3, or 1 where tokens are drawn or streamed)",
     )
     parser.add_argument(
         "--max-new-tokens", type=int, default=30, metavar="N", help="bound on an answer's length (default: 30)"
     )
+    parser.add_argument(
+        "--temperature", type=float, metavar="X", help="draw the answer's tokens, the lower the likelier"
+    )
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="draw among the likeliest that together have this share"
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw among this many likeliest")
+    parser.add_argument("--seed", type=int, metavar="N", help="draw the same again")
+    parser.add_argument("--stream", action="store_true", help="show the answer while it is written")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
         "--dtype",

@@ -34,6 +34,9 @@ COMMANDS = {
     "inspect": Command("videoflamingo.tools.inspect_video", "show what is in a video file and what would be sampled"),
     "demo": Command("videoflamingo.tools.demo", "let the bundled model answer questions about sample videos"),
     "recipes": Command("videoflamingo.tools.recipes", "list, copy and check training recipes"),
+    "convert-openflamingo": Command(
+        "videoflamingo.tools.convert_openflamingo", "turn an OpenFlamingo checkpoint into ours"
+    ),
     "fit": Command(_TRAINING, "train a model from a recipe", passes_name=True),
     "validate": Command(_TRAINING, "measure a model on a recipe's validation split", passes_name=True),
     "test": Command(_TRAINING, "measure a model on a recipe's test split", passes_name=True),

@@ -1,26 +1,44 @@
-"""Decoding over the language model's cache: greedy, beam search, and scoring of given choices (Flamingo v1 3.3).
+"""Answers over the language model's cache: greedy, drawn or searched with beams, streamed, or given (Flamingo v1 3.3).
 
-Media keys and values are computed once per prompt, the prompt once for all its beams or choices, and the media tag can
-never be generated.
+Media keys and values are computed once per prompt, the prompt once for all its beams, draws or choices, and the media
+tag can never be generated. `videoflamingo.decoding` has the options.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from videoflamingo.decoding import Decoding, Rules, warped
 from videoflamingo.errors import UsageError
 from videoflamingo.models.flamingo import Flamingo, MediaKeysValues
-from videoflamingo.prompt import EncodedPrompt, pad_prompts
+from videoflamingo.prompt import EncodedPrompt, MediaOfText, Segment, encode_prompt, pad_prompts
+
+
+def encode_segments(
+    model: Flamingo, segments: Sequence[Segment], media_of_text: MediaOfText = "previous"
+) -> EncodedPrompt:
+    """A prompt in the model's tokens, with its tag at each medium: how every prompt is encoded, trained on or asked."""
+    return encode_prompt(
+        segments,
+        model.tokenize,
+        end_of_chunk_id=model.end_of_chunk_id,
+        media_tag_ids=model.media_tag_ids,
+        begin_id=model.tokenizer.bos_token_id,
+        media_of_text=media_of_text,
+    )
 
 
 @dataclass(frozen=True)
 class Generated:
     """Tokens that followed a prompt, and the log-probability of each.
 
-    The end of chunk, where the model came to it, is the last token.
+    The token that ended the answer, where one did, is the last. Log-probabilities are the model's own, as
+    `score_choices` gives them: without temperature, and not shared out anew after what was cut or banned.
     """
 
     token_ids: list[int]
@@ -39,11 +57,21 @@ class Decoder:
         prompts: B prompts, of any lengths.
         visual_tokens: `[B, M, N, D]`, None if no prompt has media.
         use_cache: off runs the whole text again for every token (slow; for tests).
+
+    Raises:
+        UsageError: if a prompt has no tokens, or the visual tokens are not those of B prompts.
     """
 
     def __init__(
         self, model: Flamingo, prompts: Sequence[EncodedPrompt], visual_tokens: Tensor | None, use_cache: bool = True
     ) -> None:
+        if empty := [number for number, prompt in enumerate(prompts) if not len(prompt)]:
+            raise UsageError(f"prompts {empty} (counted from 0) have no tokens; put some text before the answer")
+        if visual_tokens is not None and len(visual_tokens) != len(prompts):
+            raise UsageError(
+                f"visual_tokens {tuple(visual_tokens.shape)} are of {len(visual_tokens)} prompts, but {len(prompts)} "
+                "were given; their first dimension is the prompts'"
+            )
         padded = pad_prompts(prompts, side="left")
         self.model, self.use_cache = model, use_cache
         self.input_ids = torch.from_numpy(padded.input_ids).to(model.device)  # [R, L]
@@ -78,18 +106,22 @@ class Decoder:
         self.attention_mask = torch.cat([self.attention_mask, ones], dim=1)
         self.media_index = torch.cat([self.media_index, self.media_index[:, -1:]], dim=1)
 
-    def select(self, rows: Tensor, same_media: bool = False) -> None:
-        """Continue with these rows `[R']` of the present ones; a row may be taken several times or not at all.
+    def select(self, rows: Sequence[int], same_media: bool = False) -> None:
+        """Continue with these R' of the present rows; one may be taken several times or not at all.
 
         Args:
             same_media: whether every row's media stay what they are, so that they need not be copied.
         """
-        self.input_ids, self.attention_mask = self.input_ids[rows], self.attention_mask[rows]
-        self.media_index = self.media_index[rows.cpu()]
+        if list(rows) == list(range(len(self.input_ids))):
+            return  # copying the cache costs more than anything else here
+        taken = torch.tensor(rows)
+        self.media_index = self.media_index[taken]
+        taken = taken.to(self.input_ids.device)
+        self.input_ids, self.attention_mask = self.input_ids[taken], self.attention_mask[taken]
         if self.cache is not None:
-            self.cache.batch_select_indices(rows)
+            self.cache.batch_select_indices(taken)
         if self.media is not None and not same_media:
-            self.media = tuple((keys[rows], values[rows]) for keys, values in self.media)
+            self.media = tuple((keys[taken], values[taken]) for keys, values in self.media)
 
 
 @torch.inference_mode()
@@ -97,126 +129,228 @@ def generate(
     model: Flamingo,
     prompts: Sequence[EncodedPrompt],
     visual_tokens: Tensor | None = None,
+    decoding: Decoding | None = None,
     *,
-    max_new_tokens: int = 30,
-    num_beams: int = 1,
-    length_penalty: float = 1.0,
     use_cache: bool = True,
+    **options: Any,
 ) -> list[Generated]:
-    """Continue each prompt until the end of chunk, the end of text, or `max_new_tokens`.
+    """Continue each prompt until it ends, or until `max_new_tokens`.
 
     Args:
         prompts: B prompts; what one gets does not depend on the others.
         visual_tokens: `[B, M, N, D]`.
-        num_beams: 1 = greedy; the paper searches with 3.
-        length_penalty: finished beams are compared by their summed log-probability divided by their number of tokens to
-            this power. The paper names none; 1 compares means, 0 sums.
+        decoding: how; greedy if not given.
         use_cache: off recomputes everything at each token.
+        options: fields of `Decoding`, in its place or on top of it.
+
+    Returns:
+        an answer for each prompt; with `num_samples`, that many of the first prompt, then those of the second, ...
 
     Raises:
-        UsageError: if `max_new_tokens` or `num_beams` is less than 1.
+        UsageError: if an option is out of range or two exclude each other, if a prompt is empty, or if everything that
+            could follow one is banned.
     """
-    for name, value in (("max_new_tokens", max_new_tokens), ("num_beams", num_beams)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}; give 1 or more")
-    decoder = Decoder(model, prompts, visual_tokens, use_cache)
-    rules = _Rules(model)
-    if num_beams == 1:
-        return _greedy(decoder, rules, max_new_tokens)
-    return _beam_search(decoder, rules, max_new_tokens, num_beams, length_penalty)
-
-
-class _Rules:
-    """Which tokens end an answer, and which may not come next."""
-
-    def __init__(self, model: Flamingo) -> None:
-        end_of_text = model.tokenizer.eos_token_id
-        self.stops = {model.end_of_chunk_id} | ({end_of_text} if end_of_text is not None else set())
-        tag = model.config.media_tag
-        spellings = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (tag, f" {tag}") if tag]
-        self.banned = [spelling for spelling in spellings if spelling]
-
-    def forbid(self, log_probabilities: Tensor, generated: Sequence[Sequence[int]]) -> Tensor:
-        """Rows `[R, V]` with the tokens that would complete a media tag at minus infinity."""
-        for row, tokens in enumerate(generated):
-            for *start, final in self.banned:
-                if list(tokens[len(tokens) - len(start) :]) == start:
-                    log_probabilities[row, final] = -torch.inf
-        return log_probabilities
-
-
-def _greedy(decoder: Decoder, rules: _Rules, max_new_tokens: int) -> list[Generated]:
-    answers = [Generated([], []) for _ in range(len(decoder.input_ids))]
-    open_rows = list(range(len(answers)))  # answer of each row the decoder still holds
-    for _ in range(max_new_tokens):
-        allowed = rules.forbid(decoder.next_log_probabilities(), [answers[row].token_ids for row in open_rows])
-        best = allowed.max(dim=-1)
-        going_on = []
-        for place, (token, value) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
-            answers[open_rows[place]].token_ids.append(token)
-            answers[open_rows[place]].log_probabilities.append(value)
-            if token not in rules.stops:
-                going_on.append(place)
-        if not going_on:
-            break
-        decoder.append(best.indices)
-        if len(going_on) < len(open_rows):  # finished rows cost nothing more
-            decoder.select(torch.tensor(going_on, device=best.indices.device))
-            open_rows = [open_rows[place] for place in going_on]
+    decoding = replace(decoding or Decoding(), **options)
+    if not prompts:
+        return []
+    decoder, rules = Decoder(model, prompts, visual_tokens, use_cache), Rules(model, decoding)
+    if decoding.num_beams > 1:
+        return _beam_search(decoder, rules, decoding)
+    *_, answers = _one_by_one(decoder, rules, decoding)
     return answers
 
 
-def _beam_search(
-    decoder: Decoder, rules: _Rules, max_new_tokens: int, num_beams: int, length_penalty: float
-) -> list[Generated]:
+def stream(
+    model: Flamingo,
+    prompt: EncodedPrompt,
+    visual_tokens: Tensor | None = None,
+    decoding: Decoding | None = None,
+    **options: Any,
+) -> Iterator[int]:
+    """The tokens that `generate` gives one prompt, each as soon as it is known; greedy or drawn.
+
+    It may be left at any token, and other calls may come between two of them.
+
+    Args:
+        visual_tokens: `[1, M, N, D]`.
+        decoding, options: as in `generate`.
+
+    Raises:
+        UsageError: at once, as in `generate`, or if beams or several answers are asked for: they are not known before
+            the end.
+    """
+    decoding = replace(decoding or Decoding(), **options)
+    for name, value in (("num_beams", decoding.num_beams), ("num_samples", decoding.num_samples)):
+        if value > 1:
+            raise UsageError(f"{name} is {value}, but only one answer written once can be streamed; give {name} 1")
+    with torch.inference_mode():
+        decoder, rules = Decoder(model, [prompt], visual_tokens), Rules(model, decoding)
+    return _stream(_one_by_one(decoder, rules, decoding))
+
+
+def _stream(steps: Iterator[list[Generated]]) -> Iterator[int]:
+    while True:
+        with torch.inference_mode():  # for one step: around the `yield` it would be the consumer's mode, too
+            answers = next(steps, None)
+        if answers is None:
+            return
+        yield answers[0].token_ids[-1]
+
+
+class _Sampler:
+    """Draws tokens; each answer has random numbers of its own, so that it does not depend on the others."""
+
+    def __init__(self, decoding: Decoding, num_prompts: int) -> None:
+        self.decoding = decoding
+        self.generators = [
+            torch.Generator().manual_seed(int(own.generate_state(1)[0]))
+            for seed in decoding.seeds(num_prompts)
+            for own in np.random.SeedSequence(seed).spawn(decoding.num_samples)
+        ]
+
+    def __call__(self, log_probabilities: Tensor, answers: Sequence[int]) -> Tensor:
+        """A token `[R]` for each row of `[R, V]`, which belong to these answers. One number is used for each."""
+        cumulative = warped(log_probabilities, self.decoding).double().cumsum(-1)  # [R, V]
+        # 24 bits on the CPU whatever the device: below 1 by so much that rounding cannot lift it to the total.
+        drawn = torch.stack([torch.rand((), generator=self.generators[answer]) for answer in answers])  # [R]
+        height = drawn.to(cumulative.device).double() * cumulative[:, -1]
+        tokens = torch.searchsorted(cumulative, height[:, None], right=True).squeeze(1)  # [R]
+        return tokens.clamp(max=cumulative.shape[1] - 1)
+
+
+def _likeliest(log_probabilities: Tensor, answers: Sequence[int]) -> Tensor:
+    return log_probabilities.argmax(-1)
+
+
+def _one_by_one(decoder: Decoder, rules: Rules, decoding: Decoding) -> Iterator[list[Generated]]:
+    """Greedy or drawn: all answers so far, after each further token."""
+    num_prompts = len(decoder.input_ids)
+    choose = _Sampler(decoding, num_prompts) if decoding.samples else _likeliest
+    log_probabilities = decoder.next_log_probabilities()  # [R, V]
+    fork = [row for row in range(num_prompts) for _ in range(decoding.num_samples)]
+    decoder.select(fork)
+    log_probabilities = log_probabilities[fork]
+    answers = [Generated([], []) for _ in fork]
+    unfinished = list(range(len(answers)))  # answer of each row the decoder still holds
+    for step in range(decoding.max_new_tokens):
+        allowed = rules.forbid(log_probabilities, [answers[answer].token_ids for answer in unfinished])
+        chosen = choose(allowed, unfinished)  # [R]
+        values = allowed.gather(1, chosen[:, None]).squeeze(1).tolist()
+        tokens: list[int] = chosen.tolist()
+        going_on = []
+        for row, answer in enumerate(unfinished):
+            so_far = answers[answer].token_ids
+            while values[row] > -math.inf and rules.is_banned([*so_far, tokens[row]]):  # choose again without it
+                allowed[row, tokens[row]] = -torch.inf
+                tokens[row] = int(choose(allowed[row : row + 1], [answer]))
+                values[row] = float(allowed[row, tokens[row]])
+            _refuse_if(values[row] == -math.inf)
+            so_far.append(tokens[row])
+            answers[answer].log_probabilities.append(values[row])
+            if not rules.is_finished(so_far):
+                going_on.append(row)
+        yield answers
+        if not going_on or step == decoding.max_new_tokens - 1:
+            return
+        decoder.append(torch.tensor(tokens, device=chosen.device))
+        decoder.select(going_on)  # finished rows cost nothing more
+        unfinished = [unfinished[row] for row in going_on]
+        log_probabilities = decoder.next_log_probabilities()
+
+
+def _beam_search(decoder: Decoder, rules: Rules, decoding: Decoding) -> list[Generated]:
+    """The search of transformers' `generate`, so that a checkpoint gives the tokens that it gives there.
+
+    Of all one-token continuations of a prompt's beams, those among the first `num_beams` that end are finished, and the
+    first `num_beams` that do not end go on. A prompt's search is over when `num_beams` answers are finished and the
+    best continuation of this step, ended or not, is not better than the worst of them: the rule of transformers 4, with
+    which OpenFlamingo works. Version 5 compares with the best that did not end, and so may stop earlier. At the limit
+    beams end as they are.
+    """
+    width, last_step = decoding.num_beams, decoding.max_new_tokens - 1
     num_prompts, device = len(decoder.input_ids), decoder.input_ids.device
 
-    def rank(beam: Generated) -> float:
-        return sum(beam.log_probabilities) / len(beam.token_ids) ** length_penalty
+    def score(answer: Generated) -> float:
+        return sum(answer.log_probabilities) / len(answer.token_ids) ** decoding.length_penalty
 
-    log_probabilities = decoder.next_log_probabilities().repeat_interleave(num_beams, 0)  # one pass for all beams
-    decoder.select(torch.arange(num_prompts, device=device).repeat_interleave(num_beams))
-    beams = [[Generated([], [])] for _ in range(num_prompts)]  # one at first: equal beams would stay equal
     finished: list[list[Generated]] = [[] for _ in range(num_prompts)]
-    settled = [False] * num_prompts  # its search is over, whatever the other prompts of the batch still do
-    for step in range(max_new_tokens):
+    beams = [[Generated([], [])] for _ in range(num_prompts)]  # W = 1: equal beams would stay equal; then `width`
+    sums = torch.zeros(num_prompts, 1, device=device)  # [P, W], of the prompts still searched
+    searched = list(range(num_prompts))
+    for step in range(decoding.max_new_tokens):
+        begun = [beam.token_ids for prompt in searched for beam in beams[prompt]]
+        own = rules.forbid(decoder.next_log_probabilities(), begun).unflatten(0, sums.shape)  # [P, W, V]
+        candidates = _best_first(own, sums, width * max(2, len(rules.stops) + 1))  # enough if every beam could end
         rows: list[int] = []
         tokens: list[int] = []
-        for prompt in range(num_prompts):
-            first = prompt * num_beams
-            if settled[prompt]:
-                rows += range(first, first + num_beams)
-                tokens += [0] * num_beams
-                continue
-            own = log_probabilities[first : first + len(beams[prompt])]
-            own = rules.forbid(own, [beam.token_ids for beam in beams[prompt]])
-            totals = own + torch.tensor([[sum(beam.log_probabilities)] for beam in beams[prompt]], device=device)
-            enough = num_beams * (len(rules.stops) + 1)  # even if every beam's best tokens all end it
-            enough = min(enough, totals.numel())
-            candidates = totals.flatten().topk(enough).indices.tolist()
-            going_on: list[tuple[int, Generated]] = []
-            for candidate in candidates:
-                source, token = divmod(candidate, own.shape[1])
+        new_sums: list[list[float]] = []
+        still_searched = []
+        for place, prompt in enumerate(searched):
+            going_on: list[tuple[float, int, Generated]] = []
+            rank, best = 0, -math.inf
+            for total, source, token, value in candidates[place]:
+                if total == -math.inf or (len(going_on) == width and rank >= width):
+                    break
                 parent = beams[prompt][source]
-                longer = Generated([*parent.token_ids, token], [*parent.log_probabilities, float(own[source, token])])
-                if token in rules.stops:
-                    finished[prompt].append(longer)
-                elif len(going_on) < num_beams:
-                    going_on.append((first + source, longer))
-            finished[prompt] = sorted(finished[prompt], key=rank, reverse=True)[:num_beams]
-            beams[prompt] = [beam for _, beam in going_on]
-            rows += [row for row, _ in going_on]
+                token_ids = [*parent.token_ids, token]
+                if rules.is_banned(token_ids):
+                    continue
+                best = max(best, total / len(token_ids) ** decoding.length_penalty)
+                longer = Generated(token_ids, [*parent.log_probabilities, value])
+                if step == last_step or rules.is_finished(token_ids):
+                    finished[prompt] += [longer] if rank < width else []
+                elif len(going_on) < width:
+                    going_on.append((total, source, longer))
+                rank += 1
+                if step == last_step and rank == width:
+                    break
+            finished[prompt] = sorted(finished[prompt], key=score, reverse=True)[:width]
+            _refuse_if(not going_on and not finished[prompt])
+            is_full = len(finished[prompt]) == width
+            if not going_on or (is_full and score(finished[prompt][-1]) >= best):
+                continue
+            new_sums.append([total for total, _, _ in going_on] + [-math.inf] * (width - len(going_on)))
+            going_on += going_on[:1] * (width - len(going_on))  # idle beams, where next to nothing is allowed
+            rows += [place * sums.shape[1] + source for _, source, _ in going_on]
+            beams[prompt] = [longer for _, _, longer in going_on]
             tokens += [beam.token_ids[-1] for beam in beams[prompt]]
-            best_going_on = max(map(rank, beams[prompt]))
-            settled[prompt] = len(finished[prompt]) == num_beams and rank(finished[prompt][-1]) >= best_going_on
-            if not settled[prompt] and step == max_new_tokens - 1:  # cut off here, beams compete with those that ended
-                finished[prompt] += beams[prompt]
-        if all(settled) or step == max_new_tokens - 1:
+            still_searched.append(prompt)
+        if not still_searched:
             break
-        decoder.select(torch.tensor(rows, device=device), same_media=True)
+        decoder.select(rows, same_media=sums.shape[1] == width and len(still_searched) == len(searched))
         decoder.append(torch.tensor(tokens, device=device))
-        log_probabilities = decoder.next_log_probabilities()
-    return [max(ended, key=rank) for ended in finished]
+        sums, searched = torch.tensor(new_sums, device=device), still_searched
+    return [answers[0] for answers in finished]
+
+
+def _best_first(own: Tensor, sums: Tensor, enough: int) -> list[Iterator[tuple[float, int, int, float]]]:
+    """For each prompt its beams' continuations, likeliest first: summed log-probability, beam, token, its own.
+
+    Args:
+        own: log-probabilities of the next token `[P, W, V]`.
+        sums: `[P, W]`, of the beams.
+        enough: how many are likely to be used; the others are only sorted if they are come to.
+    """
+    size, own = own.shape[-1], own.flatten(1)
+    totals = (sums[..., None] + own.unflatten(1, (sums.shape[1], size))).flatten(1)  # [P, W * V]
+    best = totals.topk(min(enough, totals.shape[1]))
+    own_of_best = own.gather(1, best.indices)  # [P, enough]
+
+    def of_prompt(place: int, *best_lists: list[Any]) -> Iterator[tuple[float, int, int, float]]:
+        for total, candidate, value in zip(*best_lists, strict=True):
+            yield total, *divmod(candidate, size), value
+        rest = totals[place].index_fill(0, best.indices[place], -torch.inf).sort(descending=True)
+        rest_lists = (rest.values.tolist(), rest.indices.tolist(), own[place, rest.indices].tolist())
+        for total, candidate, value in zip(*rest_lists, strict=True):
+            yield total, *divmod(candidate, size), value
+
+    lists = zip(best.values.tolist(), best.indices.tolist(), own_of_best.tolist(), strict=True)
+    return [of_prompt(place, *best_lists) for place, best_lists in enumerate(lists)]
+
+
+def _refuse_if(nothing_is_left: bool) -> None:
+    if nothing_is_left:
+        raise UsageError("no token may come next: all are banned, or end an answer before min_new_tokens; ban less")
 
 
 @torch.inference_mode()
@@ -238,11 +372,13 @@ def score_choices(
     """
     if len(choices) != len(prompts) or not all(choices) or not all(choice for own in choices for choice in own):
         raise UsageError("every prompt needs at least one choice, and every choice at least one token")
+    if not prompts:
+        return []
     decoder = Decoder(model, prompts, visual_tokens)
-    first = decoder.next_log_probabilities()  # [B, V]
     flat = [choice for own in choices for choice in own]
-    rows = torch.tensor([row for row, own in enumerate(choices) for _ in own], device=model.device)
-    values = [[float(first[row, choice[0]])] for row, choice in zip(rows.tolist(), flat, strict=True)]
+    rows = [row for row, own in enumerate(choices) for _ in own]
+    first = decoder.next_log_probabilities()[rows, [choice[0] for choice in flat]]  # [K]
+    values = [[value] for value in first.tolist()]
     longest = max(len(choice) for choice in flat) - 1  # the last token predicts nothing, and the first is scored
     if longest > 0:
         decoder.select(rows)

@@ -1,20 +1,21 @@
 """Clips and words in, words out: a model with its prompts and its decoding. What `videoflamingo.load` returns."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from videoflamingo.clip import Clip
+from videoflamingo.decoding import Decoding, answer_text, settled_text
 from videoflamingo.errors import ModelError, UsageError
-from videoflamingo.generation import Generated, generate, score_choices
+from videoflamingo.generation import Generated, encode_segments, generate, score_choices, stream
 from videoflamingo.models.checkpoint import load_checkpoint
 from videoflamingo.models.flamingo import Flamingo
-from videoflamingo.prompt import EncodedPrompt, PromptTemplate, Segment, Shot, encode_prompt
+from videoflamingo.prompt import EncodedPrompt, PromptTemplate, Segment, Shot
 from videoflamingo.startup import collection_paused
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,43 +61,80 @@ class VideoFlamingo:
         weight = self.model.new_tokens.weight
         return f"VideoFlamingo({self.name}, {str(weight.dtype).removeprefix('torch.')} on {weight.device})"
 
-    def ask(
-        self,
-        clip: Clip,
-        question: str,
-        *,
-        shots: Sequence[Shot] = (),
-        max_new_tokens: int = 30,
-        num_beams: int = 3,
-    ) -> str:
-        """The answer to a question, after any number of examples. See `answer` for its score."""
-        return self.answer(clip, question, shots=shots, max_new_tokens=max_new_tokens, num_beams=num_beams).text
+    def ask(self, clip: Clip, question: str, *, shots: Sequence[Shot] = (), **options: Any) -> str:
+        """The answer to a question, after any number of examples. See `answer` for its score and the options."""
+        return self.answer(clip, question, shots=shots, **options).text
 
-    def caption(self, clip: Clip, *, shots: Sequence[Shot] = (), max_new_tokens: int = 30, num_beams: int = 3) -> str:
-        """One description of the clip."""
-        return self.answer(clip, None, shots=shots, max_new_tokens=max_new_tokens, num_beams=num_beams).text
+    def caption(self, clip: Clip, *, shots: Sequence[Shot] = (), **options: Any) -> str:
+        """One description of the clip. See `answer` for the options."""
+        return self.answer(clip, None, shots=shots, **options).text
 
-    def answer(
-        self,
-        clip: Clip,
-        question: str | None,
-        *,
-        shots: Sequence[Shot] = (),
-        max_new_tokens: int = 30,
-        num_beams: int = 3,
-    ) -> Answer:
+    def answer(self, clip: Clip, question: str | None, *, shots: Sequence[Shot] = (), **options: Any) -> Answer:
         """Answer a question, or caption where it is None.
 
         Args:
             clip: what is asked about.
             shots: examples put before it, in this order.
-            max_new_tokens: bound on the answer's length.
-            num_beams: 3 in the paper; 1 = greedy.
+            options: fields of `videoflamingo.decoding.Decoding`, such as `max_new_tokens` (30 if not given) or
+                `temperature`. `num_beams` is 3, as in the paper, or 1 where options of sampling are given. Stop words
+                are added to the template's: the answer ends as soon as it contains one, and is cut there.
+
+        Raises:
+            UsageError: if an option is out of range, or two exclude each other.
         """
-        prompt = self.encode_prompt(question, shots)
+        if options.get("num_samples", 1) > 1:
+            raise UsageError(f"num_samples is {options['num_samples']}, but this gives one answer; call answers")
+        (answer,) = self.answers(clip, question, shots=shots, **options)
+        return answer
+
+    def answers(self, clip: Clip, question: str | None, *, shots: Sequence[Shot] = (), **options: Any) -> list[Answer]:
+        """Several answers, drawn independently: `answers(clip, "What?", temperature=1.0, num_samples=5)`.
+
+        Args:
+            clip, question, shots, options: as in `answer`. Clip and prompt are encoded once.
+        """
+        decoding = self._decoding(options)
         visual_tokens = self.encode_clips([*(shot.clip for shot in shots), clip])
-        (generated,) = generate(self.model, [prompt], visual_tokens, max_new_tokens=max_new_tokens, num_beams=num_beams)
-        return self._answer(generated, self.template.trim(self._decode(generated)))
+        drawn = generate(self.model, [self.encode_prompt(question, shots)], visual_tokens, decoding)
+        trim = self._template(decoding).trim
+        return [self._answer(generated, trim(answer_text(self.model, generated.token_ids))) for generated in drawn]
+
+    def stream(self, clip: Clip, question: str | None, *, shots: Sequence[Shot] = (), **options: Any) -> Iterator[str]:
+        """The answer in pieces, each as soon as it is sure to stay; together they are what `ask` gives without beams.
+
+        Args:
+            clip, question, shots, options: as in `answer`, but greedy unless options of sampling are given.
+
+        Raises:
+            UsageError: at once, if an option is wrong, or beams are asked for.
+        """
+        decoding = self._decoding({"num_beams": 1, **options})
+        visual_tokens = self.encode_clips([*(shot.clip for shot in shots), clip])
+        tokens = stream(self.model, self.encode_prompt(question, shots), visual_tokens, decoding)
+        return self._pieces(tokens, self._template(decoding))
+
+    def _pieces(self, tokens: Iterator[int], template: PromptTemplate) -> Iterator[str]:
+        token_ids: list[int] = []
+        text, shown = "", 0
+        for token in tokens:
+            token_ids.append(token)
+            text = answer_text(self.model, token_ids)
+            piece = template.trim(settled_text(text, template.stop_words))[shown:]
+            if piece:
+                yield piece
+            shown += len(piece)
+        if rest := template.trim(text)[shown:]:
+            yield rest
+
+    def _decoding(self, options: dict[str, Any]) -> Decoding:
+        """The options with this class's defaults."""
+        decoding = Decoding(**options)
+        num_beams = options.get("num_beams", 1 if decoding.samples else 3)
+        return replace(decoding, num_beams=num_beams, stop_words=[*self.template.stop_words, *decoding.stop_words])
+
+    def _template(self, decoding: Decoding) -> PromptTemplate:
+        """The template, which also trims at the stop words of this call."""
+        return replace(self.template, stop_words=tuple(decoding.stop_words))
 
     def rank(
         self,
@@ -129,17 +167,11 @@ class VideoFlamingo:
         for shot in shots:
             segments += self.template.ask(shot.question, shot.answer)
         segments += self.template.ask(question)
-        return encode_prompt(
-            segments,
-            self._tokenize,
-            end_of_chunk_id=self.model.end_of_chunk_id,
-            media_tag=self.model.config.media_tag,
-            begin_id=self.model.tokenizer.bos_token_id,
-        )
+        return encode_segments(self.model, segments)
 
     def encode_choice(self, choice: str) -> list[int]:
         """Tokens of an answer with its end of chunk, as they stand in training."""
-        return [*self._tokenize(f" {choice.strip()}"), self.model.end_of_chunk_id]
+        return [*self.model.tokenize(f" {choice.strip()}"), self.model.end_of_chunk_id]
 
     @torch.inference_mode()
     def encode_clips(self, clips: Sequence[Clip]) -> Tensor:
@@ -148,13 +180,6 @@ class VideoFlamingo:
         vision = self.model.vision
         pixels = torch.cat([vision.preprocess(own) for own in frames])  # [F, 3, size, size]
         return self.model.encode(pixels.to(self.model.device), torch.from_numpy(frame_index)[None])
-
-    def _tokenize(self, text: str) -> list[int]:
-        return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _decode(self, generated: Generated) -> str:
-        kept = [token for token in generated.token_ids if token < self.model.end_of_chunk_id]
-        return self.model.tokenizer.decode(kept, skip_special_tokens=True)
 
     @staticmethod
     def _answer(generated: Generated, text: str) -> Answer:

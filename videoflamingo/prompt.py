@@ -133,7 +133,7 @@ def encode_prompt(
     tokenize: Callable[[str], list[int]],
     *,
     end_of_chunk_id: int,
-    media_tag: str = "<image>",
+    media_tag_ids: Sequence[int] = (),
     begin_id: int | None = None,
     media_of_text: MediaOfText = "previous",
 ) -> EncodedPrompt:
@@ -149,7 +149,7 @@ def encode_prompt(
         segments: in order.
         tokenize: text -> token ids, adding nothing of its own.
         end_of_chunk_id: id of the new token.
-        media_tag: plain text put at each medium; its tokens belong to that medium.
+        media_tag_ids: tokens put at each medium, to which they belong: `Flamingo.media_tag_ids`.
         begin_id: token put first, or None; text like any other.
         media_of_text: whether text belongs to the medium before it or after it; see `draw_media_of_text`.
 
@@ -158,7 +158,8 @@ def encode_prompt(
 
     Example:
         >>> encoded = encode_prompt([Text("a"), Medium(), Text("b", is_answer=True), EndOfChunk()],
-        ...                         lambda text: [ord(letter) for letter in text], end_of_chunk_id=999, media_tag="#")
+        ...                         lambda text: [ord(letter) for letter in text],
+        ...                         end_of_chunk_id=999, media_tag_ids=[35])
         >>> encoded.token_ids, encoded.media_index
         ([97, 35, 98, 999], [0, 1, 1, 1])
         >>> encoded.labels("answers")
@@ -187,7 +188,7 @@ def encode_prompt(
     for segment in segments:
         if isinstance(segment, Medium):
             num_media += 1
-            add(tokenize(media_tag) if media_tag else [], num_media)
+            add(list(media_tag_ids), num_media)
         elif isinstance(segment, EndOfChunk):
             add([end_of_chunk_id], of_text(), segment.is_answer)
         else:

@@ -77,6 +77,8 @@ def cached_features(
         in_memory: read everything now, instead of mapping the files and leaving it to the system what it keeps.
     """
     tower = {name: value for name, value in asdict(vision).items() if name not in ("chunk_size", "standardise")}
+    if tower["features"] == "final":  # as before there was a choice, so that older caches stay valid
+        del tower["features"]
     key = {"vision": tower, "split": split, "num_frames": NUM_FRAMES, "version": FEATURES_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = folder / digest

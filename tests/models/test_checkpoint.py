@@ -1,7 +1,7 @@
 """A checkpoint comes back as it was, and one that does not fit says so in one report."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import TINY_CONFIG, tiny_flamingo, tiny_language_model, tiny_tokenizer
 from videoflamingo.errors import ModelError
 from videoflamingo.models.checkpoint import load_checkpoint, load_trainable, read_config, save_checkpoint
-from videoflamingo.models.flamingo import Flamingo
+from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
 
 
 @pytest.fixture
@@ -46,6 +46,89 @@ def test_trained_weights_come_back_as_they_were(checkpoint: Path) -> None:
 
 def test_the_configuration_comes_back_as_it_was(checkpoint: Path) -> None:
     assert read_config(checkpoint) == TINY_CONFIG
+
+
+# Every option with a value that is not the tiny model's.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "": {
+        "language_model": "another",
+        "media_tag": "<video>",
+        "end_of_chunk": "<end>",
+        "more_tokens": ("<image>", "<PAD>"),
+        "tied_new_tokens": False,
+        "vocabulary_size": 90,
+        "own_vocabulary": True,
+    },
+    "vision": {
+        "tower": "random:test_vit",
+        "image_size": 96,
+        "fit": "model",
+        "standardise": True,
+        "chunk_size": 2,
+        "features": "before_norm",
+    },
+    "resampler": {
+        "num_latents": 5,
+        "depth": 1,
+        "width": 16,
+        "num_heads": 1,
+        "dim_head": 4,
+        "feed_forward_multiplier": 3.0,
+        "activation": "gelu",
+        "num_frames": 2,
+        "position_embeddings": True,
+        "frame_differences": True,
+        "difference_hidden": 6,
+        "backend": "math",
+    },
+    "cross_attention": {
+        "first": 0,
+        "every": 3,
+        "num_heads": 1,
+        "dim_head": 4,
+        "feed_forward_multiplier": 3.0,
+        "activation": "gelu",
+        "gating": "none",
+        "gate_init": 0.2,
+        "norm_media": False,
+        "attend_to": "all_previous",
+        "backend": "math",
+    },
+}
+
+
+def with_option(part: str, name: str, value: Any) -> FlamingoConfig:
+    changes = {name: value}
+    if name == "difference_hidden":
+        changes["frame_differences"] = True  # which it needs
+    if name == "features":
+        changes["tower"] = "random:test_vit"  # whose features differ
+    return replace(TINY_CONFIG, **({part: replace(getattr(TINY_CONFIG, part), **changes)} if part else changes))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"), [(part, *option) for part, options in OPTIONS.items() for option in options.items()]
+)
+def test_every_option_comes_back_with_its_weights(tmp_path: Path, part: str, name: str, value: Any) -> None:
+    config = with_option(part, name, value)
+    assert config != TINY_CONFIG
+    model, other = (tiny_flamingo(seed, config=config) for seed in (0, 1))
+    folder = save_checkpoint(model, tmp_path, torch.float32)
+    assert read_config(folder) == config
+    load_trainable(other, folder)
+    assert equal(model, other)
+
+
+def test_no_option_is_left_out_above() -> None:
+    for part, options in OPTIONS.items():
+        kind = getattr(TINY_CONFIG, part) if part else TINY_CONFIG
+        assert {field.name for field in fields(kind)} - {"vision", "resampler", "cross_attention"} == set(options)
+
+
+def test_a_value_that_is_none_is_refused_with_the_file(checkpoint: Path) -> None:
+    edit_config(checkpoint, vision={"tower": "random:test_vit", "fit": "bend"})
+    with pytest.raises(ModelError, match=r"config\.json: VisionConfig\.fit is 'bend'; choose "):
+        read_config(checkpoint)
 
 
 def test_a_checkpoint_is_a_whole_model_with_its_language_model_by_name(tmp_path: Path) -> None:

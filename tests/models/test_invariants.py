@@ -1,5 +1,6 @@
 """The invariants of the design, one after the other, for every family of language models, with open gates."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -469,6 +470,17 @@ def test_without_gradients_nothing_is_checkpointed(model: Flamingo) -> None:
     plain = logits(model, visual_tokens)
     model.activation_checkpointing = True
     assert torch.equal(logits(model, visual_tokens), plain)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_compiled_blocks_have_the_same_gradients_and_names() -> None:
+    model = tiny_flamingo()
+    names = list(model.state_dict())
+    plain, _ = gradients(model)
+    found, _ = gradients(model.compile_blocks())
+    assert list(model.state_dict()) == names
+    for name, gradient in plain.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
 
 
 # The loss is the likelihood of the logits, without them in memory.

@@ -79,6 +79,30 @@ def test_without_a_question_it_captions(video: Path, random_checkpoint: str, cap
     assert json.loads(capsys.readouterr().out)["question"] is None
 
 
+def test_an_answer_can_be_drawn_and_drawn_again(video: Path, random_checkpoint: str, capsys: Capture) -> None:
+    records = []
+    for options in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"], []):
+        draw = ["--temperature", "2", "--top-p", "0.9", "--top-k", "50", *options]
+        assert main([str(video), "-q", "What?", "--model", random_checkpoint, "--json", *draw]) == 0
+        records.append(json.loads(capsys.readouterr().out))
+    assert records[0] == records[1]
+    assert len({record["answer"] for record in records}) == 3
+
+
+@pytest.mark.parametrize("options", [[], ["--temperature", "2", "--seed", "5"]], ids=str)
+def test_a_stream_shows_what_is_answered_otherwise(
+    options: list[str], video: Path, random_checkpoint: str, capsys: Capture
+) -> None:
+    asked = [str(video), "-q", "What?", "--model", random_checkpoint]
+    assert main([*asked, *(options or ["--beams", "1"])]) == 0
+    expected = capsys.readouterr()
+    assert main([*asked, "--stream", *options]) == 0
+    assert capsys.readouterr() == expected
+    torch.manual_seed(0)
+    assert ask.main([str(video), *asked, "--stream", *options]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{video}: {expected.out.strip()}"] * 2
+
+
 @pytest.mark.parametrize("by", ["sum", "mean"])
 def test_choices_are_ranked_as_named(by: str, video: Path, random_checkpoint: str, capsys: Capture) -> None:
     choices = ["up", "down below", "left"]
@@ -198,6 +222,18 @@ def test_a_file_that_is_no_video_costs_no_model(
         (["--num-frames", "0"], "num_frames=0: ask for a whole number of frames, 1 or more"),
         (["--beams", "0"], "--beams is 0; give 1 or more"),
         (["--max-new-tokens", "0"], "--max-new-tokens is 0; give 1 or more"),
+        (["--top-k", "0"], "--top-k is 0; give 1 or more"),
+        (["--top-p", "1.5"], "--top-p is 1.5; give more than 0 and at most 1"),
+        (["--temperature", "0"], "--temperature is 0.0; give more than 0, or leave it out for the likeliest tokens"),
+        (
+            ["--seed", "1"],
+            "--seed is 1, but nothing is drawn; add --temperature, --top-k or --top-p, or leave out --seed",
+        ),
+        (["--beams", "3", "--top-k", "2"], "--beams is 3, but --temperature, --top-k and --top-p draw tokens instead"),
+        (["--choices", "a", "--top-k", "2"], "--choices ranks given answers, so none is drawn or streamed; leave out"),
+        (["--choices", "a", "--stream"], "--choices ranks given answers, so none is drawn or streamed; leave out the"),
+        (["--stream", "--json"], "--stream shows a single answer while it is written; leave out --json, and --beams"),
+        (["--stream", "--beams", "2"], "--stream shows a single answer while it is written; leave out --json, and"),
         (["-q", " "], "--question is empty"),
         (["--rank-by", "mean"], "--rank-by mean needs answers to rank; add --choices A B ..."),
         (["--choices", "a", "a"], "--choices ['a', 'a']: one is empty or given twice"),

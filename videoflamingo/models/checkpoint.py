@@ -67,6 +67,8 @@ def read_config(folder: Path) -> FlamingoConfig:
     try:
         parts = {name: kind(**stored.pop(name)) for name, kind in PARTS.items()}
         return FlamingoConfig(**stored, **parts)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path} does not describe a Flamingo: {error}") from error
 
@@ -77,16 +79,23 @@ def save_checkpoint(model: Flamingo, folder: str | os.PathLike[str], dtype: torc
     Args:
         dtype: type the trained weights are stored in.
     """
+    return write_checkpoint(model.config, model.trainable_state(), folder, dtype)
+
+
+def write_checkpoint(
+    config: FlamingoConfig, state: dict[str, Tensor], folder: str | os.PathLike[str], dtype: torch.dtype
+) -> Path:
+    """`save_checkpoint` for weights that are in no model, as a converter has them."""
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.trainable_state().items()}
+    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
     unfinished = folder / f"{WEIGHTS_FILE}.part"
     save_file(state, unfinished, metadata={"format": "pt"})
     unfinished.chmod(0o644)  # safetensors makes files that only their owner can read
     unfinished.replace(folder / WEIGHTS_FILE)
-    text = json.dumps({"format": FORMAT, **dataclasses.asdict(model.config)}, indent=2)
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
     (folder / CONFIG_FILE).write_text(text + "\n", "utf-8")
     return folder
 

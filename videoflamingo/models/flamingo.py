@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import MediaRuns, media_runs
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock, KeysValues
+from videoflamingo.models.feed_forward import FeedForward
 from videoflamingo.models.language import NewTokens, decoder_layers, load_language_model, refuse_scaled_logits
 from videoflamingo.models.resampler import PerceiverResampler, ResamplerConfig
 from videoflamingo.models.token_loss import vocabulary_loss
@@ -199,6 +200,18 @@ class Flamingo(nn.Module):
         """Frozen parts stay in eval mode."""
         super().train(mode)
         self.language_model.eval()
+        return self
+
+    def compile_blocks(self) -> "Flamingo":
+        """Let torch.compile fuse the dense halves of gated blocks and resampler layers, at their first use.
+
+        Only those: what surrounds them changes with every text (runs, media) and would be compiled again and again.
+        Names and values of weights stay. Pays for squared ReLU, hardly for GELU (docs/decisions/0011); needs a C++
+        compiler on a CPU.
+        """
+        for part in self.modules():
+            if isinstance(part, FeedForward):
+                part.compile(dynamic=True)
         return self
 
     @property

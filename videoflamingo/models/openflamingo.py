@@ -1,9 +1,9 @@
 """OpenFlamingo checkpoints (v1 and v2) as ours: every trained weight under its new name, none silently left out.
 
 Their format, by its saver: a pickled flat state dict, or that under `model_state_dict`, with `module.` prefixes where
-it was trained in parallel. Of the language model it holds the token embedding (retrained, and shortened to the tokenizer's
-length plus new tokens), and for some families the output layer. No configuration is stored: widths, depth and schedule
-follow from the keys, the parts' names must be given.
+it was trained in parallel. Of the language model it holds the token embedding (retrained, and shortened to the
+tokenizer's length plus new tokens), and for some families the output layer. No configuration is stored: widths, depth
+and schedule follow from the keys, the parts' names must be given.
 """
 
 import os
@@ -80,7 +80,7 @@ def convert_openflamingo(
     state: dict[str, Tensor],
     language_model: str,
     *,
-    vocabulary_size: int,
+    vocabulary_size: int | None = None,
     vision: VisionConfig | None = None,
     source: str = "the checkpoint",
 ) -> tuple[FlamingoConfig, dict[str, Tensor]]:
@@ -95,7 +95,8 @@ def convert_openflamingo(
     Args:
         state: from `read_openflamingo`.
         language_model: name or folder of the frozen language model it was trained with.
-        vocabulary_size: length of that model's own tokenizer: the id of `<|endofchunk|>`.
+        vocabulary_size: length of that model's own tokenizer, the id of `<|endofchunk|>`; None = the stored rows less
+            the tokens that OpenFlamingo adds: two to OPT, whose tokenizer has a padding token, three to the others.
         vision: the tower, and which of its features; default: OpenAI's CLIP ViT-L/14 as open_clip up to 2.22 gave them
             (QuickGELU, patch tokens before the final norm), which every released checkpoint was trained with.
         source: for messages.
@@ -108,6 +109,7 @@ def convert_openflamingo(
     converted: dict[str, Tensor] = {}
     unexpected: list[str] = []
     embedding = head = None
+    num_new = len(NEW_TOKENS)
     for name, value in state.items():
         block = BLOCK.fullmatch(name)
         if block and (block[3] in BLOCK_NAMES or block[3] == "attn.to_kv.weight"):
@@ -118,6 +120,7 @@ def convert_openflamingo(
                 converted[prefix + BLOCK_NAMES[block[3]]] = value
         elif EMBEDDING.fullmatch(name):
             embedding = value
+            num_new -= "decoder" in name
         elif HEAD.fullmatch(name):
             head = value
         elif (ours := _resampler_name(name)) is not None:
@@ -134,9 +137,13 @@ def convert_openflamingo(
             f"{source} is no OpenFlamingo checkpoint: missing {', '.join(missing) or 'nothing'}; unexpected "
             f"{', '.join(sorted(unexpected)[:5]) or 'nothing'}{' ...' if len(unexpected) > 5 else ''}"
         )
+    absent = [name for name in _expected(converted, len(layers)) if name not in converted]
+    if absent:
+        raise ModelError(f"{source} is incomplete; missing:\n  " + "\n  ".join(absent))
     config = _configuration(converted, layers, language_model, vision or default_vision(), source)
     converted.setdefault("resampler.time", torch.zeros(config.resampler.num_frames, config.resampler.width))
-    config, rows = _vocabulary(config, embedding, head, vocabulary_size, source)
+    size = len(embedding) - num_new if vocabulary_size is None else vocabulary_size
+    config, rows = _vocabulary(config, embedding, head, size, source)
     return config, {**converted, **rows}
 
 
@@ -145,6 +152,20 @@ def default_vision() -> VisionConfig:
     return VisionConfig(
         "vit_large_patch14_clip_quickgelu_224.openai", image_size=224, fit="model", features="before_norm"
     )
+
+
+def _expected(state: dict[str, Tensor], num_blocks: int) -> list[str]:
+    """Names that every block, every layer and the resampler itself must have."""
+    depth = 1 + max((int(name.split(".")[2]) for name in state if name.startswith("resampler.layers.")), default=0)
+    norms, maps = ("feed_forward.norm.",), ("feed_forward.expand.", "feed_forward.contract.")
+    of_layer = [f"{part}weight" for part in ("to_query.", "to_keys_values.", "to_output.", *maps)]
+    of_layer += [f"{part}{kind}" for part in ("norm_media.", "norm_latents.", *norms) for kind in ("weight", "bias")]
+    of_block = [*BLOCK_NAMES.values(), "to_keys.weight", "to_values.weight"]
+    return [
+        *(f"resampler.{name}" for name in ("latents", "norm.weight", "norm.bias")),
+        *(f"resampler.layers.{layer}.{name}" for layer in range(depth) for name in of_layer),
+        *(f"blocks.{block}.{name}" for block in range(num_blocks) for name in of_block),
+    ]
 
 
 def _resampler_name(name: str) -> str | None:
@@ -167,29 +188,26 @@ def _configuration(
             f"{source} has gated blocks before layers {layers}, which follow no schedule first + n * every"
         )
     num_latents, width = state["resampler.latents"].shape
-    try:
-        resampler = ResamplerConfig(
-            num_latents=num_latents,
-            depth=1 + max(int(name.split(".")[2]) for name in state if name.startswith("resampler.layers.")),
-            width=width,
-            num_heads=len(state["resampler.layers.0.to_query.weight"]) // DIM_HEAD,
-            dim_head=DIM_HEAD,
-            feed_forward_multiplier=len(state["resampler.layers.0.feed_forward.expand.weight"]) / width,
-            activation="gelu",
-            num_frames=len(state.get("resampler.time", torch.zeros(8, 1))),
-        )
-        cross_attention = CrossAttentionConfig(
-            first=layers[0],
-            every=every,
-            num_heads=len(state["blocks.0.to_query.weight"]) // DIM_HEAD,
-            dim_head=DIM_HEAD,
-            feed_forward_multiplier=len(state["blocks.0.feed_forward.expand.weight"])
-            / len(state["blocks.0.norm_text.weight"]),
-            activation="gelu",
-            norm_media=False,
-        )
-    except (KeyError, ValueError) as error:
-        raise ModelError(f"{source} is no OpenFlamingo checkpoint: {error} is missing") from error
+    resampler = ResamplerConfig(
+        num_latents=num_latents,
+        depth=1 + max(int(name.split(".")[2]) for name in state if name.startswith("resampler.layers.")),
+        width=width,
+        num_heads=len(state["resampler.layers.0.to_query.weight"]) // DIM_HEAD,
+        dim_head=DIM_HEAD,
+        feed_forward_multiplier=len(state["resampler.layers.0.feed_forward.expand.weight"]) / width,
+        activation="gelu",
+        num_frames=len(state.get("resampler.time", torch.zeros(8, 1))),
+    )
+    cross_attention = CrossAttentionConfig(
+        first=layers[0],
+        every=every,
+        num_heads=len(state["blocks.0.to_query.weight"]) // DIM_HEAD,
+        dim_head=DIM_HEAD,
+        feed_forward_multiplier=len(state["blocks.0.feed_forward.expand.weight"])
+        / len(state["blocks.0.norm_text.weight"]),
+        activation="gelu",
+        norm_media=False,
+    )
     return FlamingoConfig(
         language_model, vision, resampler, cross_attention, media_tag="<image>", end_of_chunk="<|endofchunk|>"
     )

@@ -3,15 +3,12 @@
 import copy
 import importlib.util
 import math
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from videoflamingo.errors import ModelError
+from videoflamingo.hub import hub_asked_briefly
 from videoflamingo.models.pixels import FITS, Fit, PixelSettings, square_pixels
 from videoflamingo.torchvision_operators import declare_missing_operators
 
@@ -40,8 +38,6 @@ CLASSIFIERS = ("head", "head_dist", "classifier", "fc", "fc_norm", "attn_pool")
 # timm's names for what may come between the last block and the features: a norm (ViT, Swin), or a convolution with its
 # norm or activation (NFNet, EfficientNet).
 BEHIND_LAST_BLOCK = ("norm", "final_conv", "final_act", "conv_head", "bn2")
-
-HUB_SECONDS = 3  # for the hub to answer
 
 
 @dataclass(frozen=True)
@@ -264,7 +260,7 @@ def _load_backbone(name: str) -> Any:
             raise ModelError(f"vision tower {name!r} is no model of timm ({error}); see timm.list_models()") from error
     if source == "file":
         return _load_from_file(name, *rest.partition("@")[::2])
-    hub = nullcontext("") if source == "local-dir" else _hub_asked_briefly()
+    hub = nullcontext("") if source == "local-dir" else hub_asked_briefly()
     with hub as unreachable:
         try:
             settings = timm.get_pretrained_cfg(name) if unreachable and not source else None
@@ -324,30 +320,6 @@ def _load_from_file(name: str, timm_name: str, path: str) -> Any:
             f"vision tower {name!r}: {path} does not hold the weights of timm's {timm_name!r} ({error}); give the "
             "name of the model it was saved from"
         ) from error
-
-
-@contextmanager
-def _hub_asked_briefly() -> Iterator[str]:
-    """Within it a hub that cannot be reached fails at once, after the cache was searched; gives the reason or nothing.
-
-    huggingface_hub would try each of two files six times, which takes three quarters of a minute. Its offline mode is
-    one for the whole process, which is right here: nobody in it can reach the hub.
-    """
-    from huggingface_hub import constants
-
-    before, hub = constants.HF_HUB_OFFLINE, urlsplit(constants.ENDPOINT)
-    port = hub.port or {"http": 80}.get(hub.scheme, 443)
-    unreachable = "HF_HUB_OFFLINE forbids asking a hub" if before else ""
-    if not before and not getproxies().keys() & {"http", "https", "all"}:
-        try:
-            socket.create_connection((hub.hostname or "", port), timeout=HUB_SECONDS).close()
-        except OSError as error:
-            unreachable = f"{constants.ENDPOINT} cannot be reached: {error}"
-    constants.HF_HUB_OFFLINE = bool(unreachable)
-    try:
-        yield unreachable
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _is_cached(settings: Any) -> bool:

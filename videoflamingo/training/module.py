@@ -5,20 +5,17 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from videoflamingo.errors import ModelError
-from videoflamingo.generation import generate
+from videoflamingo.generation import encode_segments, generate
 from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
 from videoflamingo.pipeline import choose_dtype
 from videoflamingo.prompt import (
-    IGNORED_LABEL,
     EncodedPrompt,
     PromptTemplate,
     Segment,
     Text,
-    encode_prompt,
     pad_prompts,
 )
 from videoflamingo.torchvision_operators import declare_missing_operators
@@ -49,6 +46,8 @@ class FlamingoTraining(L.LightningModule):
             matrix products together for short texts; `eager` does not.
         frozen_dtype: type of the frozen parts (the trained ones stay float32); `auto` is bfloat16 where the device
             is faster in it, else float32.
+        activation_checkpointing: recompute activations in the backward pass: less memory, more time, same gradients.
+        compile_blocks: see `Flamingo.compile_blocks`.
         init_from: a checkpoint folder whose trained weights are the start.
     """
 
@@ -65,6 +64,8 @@ class FlamingoTraining(L.LightningModule):
         loss_on: Literal["all", "answers"] = "all",
         language_attention: Literal["sdpa", "eager"] = "sdpa",
         frozen_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        activation_checkpointing: bool = False,
+        compile_blocks: bool = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__()
@@ -82,6 +83,8 @@ class FlamingoTraining(L.LightningModule):
         self.loss_on = loss_on
         self.language_attention = language_attention
         self.frozen_dtype = frozen_dtype
+        self.activation_checkpointing = activation_checkpointing
+        self.compile_blocks = compile_blocks
         self.init_from = init_from
         self.flamingo: Flamingo | None = None
 
@@ -90,7 +93,13 @@ class FlamingoTraining(L.LightningModule):
         if self.flamingo is not None:
             return
         device = self.device if self._trainer is None else self.trainer.strategy.root_device
-        self.flamingo = Flamingo(self.config, dtype=choose_dtype(self.frozen_dtype, device))
+        self.flamingo = Flamingo(
+            self.config,
+            dtype=choose_dtype(self.frozen_dtype, device),
+            activation_checkpointing=self.activation_checkpointing,
+        )
+        if self.compile_blocks:
+            self.flamingo.compile_blocks()
         self.flamingo.language_model.set_attn_implementation(self.language_attention)
         if self.objective == "readout":
             self.flamingo.new_tokens.requires_grad_(False)
@@ -133,23 +142,19 @@ class FlamingoTraining(L.LightningModule):
 
     def _readout_sum(self, batch: Batch, visual_tokens: Tensor) -> tuple[Tensor, int]:
         texts = [own or (_first_answer(prompt),) for own, prompt in zip(batch.readouts, batch.prompts, strict=True)]
-        parts = [[self._tokenize(text) for text in own] for own in texts]
+        parts = [[self.model.tokenize(text) for text in own] for own in texts]
         embedding, blocks = self.model.language_model.get_input_embeddings(), cast(Any, self.model.blocks)
         return readout_loss(visual_tokens[:, 0], parts, blocks, embedding)
 
     def _text_sum(self, batch: Batch, visual_tokens: Tensor) -> tuple[Tensor, int]:
         padded = pad_prompts(self._encode(batch.prompts), side="right", loss_on=self.loss_on)
-        labels = torch.from_numpy(padded.labels).to(self.device)[:, 1:]  # [B, L-1]: what follows each position
-        is_labelled = F.pad(labels != IGNORED_LABEL, (0, 1))  # [B, L]
-        output = self.model(
+        return self.model.loss(
             torch.from_numpy(padded.input_ids).to(self.device),
             torch.from_numpy(padded.media_index).to(self.device),
+            torch.from_numpy(padded.labels).to(self.device),
             visual_tokens=visual_tokens,
             attention_mask=torch.from_numpy(padded.attention_mask).to(self.device),
-            logits_at=is_labelled,
         )
-        targets = labels[labels != IGNORED_LABEL]  # [K]
-        return F.cross_entropy(output.logits, targets, reduction="sum"), len(targets)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         visual_tokens = self._resample(batch)
@@ -200,22 +205,13 @@ class FlamingoTraining(L.LightningModule):
             for name, prompt, answer, truth in zip(batch.names, asked, said, truths, strict=True)
         ]
 
-    def _tokenize(self, text: str) -> list[int]:
-        return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
-
     def _encode(self, prompts: Sequence[list[Segment]]) -> list[EncodedPrompt]:
-        return [
-            encode_prompt(
-                segments,
-                self._tokenize,
-                end_of_chunk_id=self.model.end_of_chunk_id,
-                media_tag=self.config.media_tag,
-                begin_id=self.model.tokenizer.bos_token_id,
-            )
-            for segments in prompts
-        ]
+        return [encode_segments(self.model, segments) for segments in prompts]
 
-    def configure_optimizers(self) -> Any:
+    def make_optimizer(self) -> torch.optim.AdamW:
+        """AdamW over everything trained: decayed but for the resampler (v2 B.1.2); betas and epsilon are torch's, the
+        paper names none. One fused kernel, which needs no temporary copies.
+        """
         undecayed: list[torch.nn.Parameter] = []
         decayed: list[torch.nn.Parameter] = []
         for name, parameter in self.named_parameters():
@@ -229,7 +225,10 @@ class FlamingoTraining(L.LightningModule):
                 "lr": self.learning_rate * self.resampler_learning_rate_share,
             },
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
