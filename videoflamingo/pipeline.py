@@ -13,6 +13,7 @@ from videoflamingo.clip import Clip
 from videoflamingo.decoding import Decoding, answer_text, settled_text
 from videoflamingo.errors import ModelError, UsageError
 from videoflamingo.generation import Generated, encode_segments, generate, score_choices, stream
+from videoflamingo.models.attention import Backend
 from videoflamingo.models.checkpoint import load_checkpoint
 from videoflamingo.models.flamingo import Flamingo
 from videoflamingo.prompt import EncodedPrompt, PromptTemplate, Segment, Shot
@@ -251,13 +252,20 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def load(name: str | os.PathLike[str] = "tiny", *, device: str = "auto", dtype: DTypeName = "auto") -> VideoFlamingo:
+def load(
+    name: str | os.PathLike[str] = "tiny",
+    *,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+    attention: Backend = "auto",
+) -> VideoFlamingo:
     """A bundled model by name, or a checkpoint folder, ready to be asked.
 
     Args:
         name: `tiny`, or the folder of a checkpoint.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        attention: kernel of gated blocks and resampler: `auto`, or one by name (`math`, `sdpa`, `xformers`).
 
     Raises:
         ModelError: if there is no such model or device, or the checkpoint does not fit.
@@ -265,4 +273,6 @@ def load(name: str | os.PathLike[str] = "tiny", *, device: str = "auto", dtype: 
     chosen = choose_device(device)
     with collection_paused():
         model = load_checkpoint(name, choose_dtype(dtype, chosen)).to(chosen)
+    if attention != "auto":
+        model.force_attention(attention)
     return VideoFlamingo(model, str(name))

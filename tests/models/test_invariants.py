@@ -23,6 +23,7 @@ from tests.tiny import (
 )
 from videoflamingo.errors import ModelError
 from videoflamingo.generation import generate, score_choices
+from videoflamingo.models.attention import backends_that_ran
 from videoflamingo.models.flamingo import Flamingo, _visual_state
 from videoflamingo.models.language import decoder_layers
 from videoflamingo.prompt import EncodedPrompt, EndOfChunk, Medium, Text, pad_prompts
@@ -30,6 +31,7 @@ from videoflamingo.training.batch import Sample, collate
 
 TOKENS = torch.tensor([[0, 40, 8, 77, 31, 12, 60, 5]])
 MEDIA_INDEX = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3]])
+TWO_MEDIA = torch.tensor([[0, 0, 1, 1, 1, 2, 2, 2]])
 NO_MEDIA = torch.zeros_like(MEDIA_INDEX)
 
 
@@ -561,6 +563,23 @@ def test_in_bfloat16_choices_scored_over_a_cache_have_the_probabilities_of_a_pla
             whole = run(half, EncodedPrompt(ids, index, [False] * len(ids), 2), media[row : row + 1]).log_softmax(-1)
             expected = [float(whole[len(prompt) - 1 + place, token]) for place, token in enumerate(choice)]
             assert found.log_probabilities == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("backend", ["math", "sdpa"])
+def test_a_forced_kernel_runs_everywhere_and_changes_nothing(backend: Any) -> None:
+    model = tiny_flamingo()
+    features, frames = model.vision(random_pixels(2)), torch.tensor([[[0], [1]]])
+    expected = logits(model, model.resample(features, frames), TWO_MEDIA)
+    model.force_attention(backend)
+    with backends_that_ran() as ran:
+        found = logits(model, model.resample(features, frames), TWO_MEDIA)
+    assert ran == {backend: len(model.resampler.layers) + len(model.blocks)}
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_kernel_cannot_be_forced() -> None:
+    with pytest.raises(ModelError, match="attention backend 'flash' is unknown; choose one of auto, math, sdpa"):
+        tiny_flamingo().force_attention("flash")  # type: ignore[arg-type]
 
 
 # And what the constructor and forward refuse.

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videoflamingo.errors import ModelError
-from videoflamingo.models.attention import MediaRuns, media_runs
+from videoflamingo.models.attention import Backend, MediaRuns, media_runs
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock, KeysValues
 from videoflamingo.models.feed_forward import FeedForward
 from videoflamingo.models.language import NewTokens, decoder_layers, load_language_model, refuse_scaled_logits
@@ -200,6 +200,20 @@ class Flamingo(nn.Module):
         """Frozen parts stay in eval mode."""
         super().train(mode)
         self.language_model.eval()
+        return self
+
+    def force_attention(self, backend: Backend) -> "Flamingo":
+        """Let gated blocks and resampler attend through one kernel, whatever their configuration says.
+
+        `videoflamingo.models.attention.backends_that_ran` reports which kernels run.
+
+        Raises:
+            ModelError: if the backend is unknown. One that cannot run on the device says so at its first use.
+        """
+        if backend not in get_args(Backend):
+            raise ModelError(f"attention backend {backend!r} is unknown; choose one of {', '.join(get_args(Backend))}")
+        for part in (*self.blocks, *self.resampler.layers):
+            part.backend = backend
         return self
 
     def compile_blocks(self) -> "Flamingo":
