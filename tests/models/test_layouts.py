@@ -144,7 +144,7 @@ def test_building_without_weights_leaves_the_default_device_alone() -> None:
 
 
 def test_a_model_without_weights_reads_no_text() -> None:
-    with pytest.raises(ModelError, match="no tokenizer to read 'hello'"):
+    with pytest.raises(ModelError, match="without a tokenizer and cannot read 'hello'"):
         built("3B").tokenize("hello")
 
 

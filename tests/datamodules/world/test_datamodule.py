@@ -269,6 +269,7 @@ def test_a_shrunk_recipe_trains_two_steps_and_leaves_a_model(tmp_path: Path, mon
     recipe["model"]["config"]["resampler"] |= {"width": 32, "num_heads": 2, "dim_head": 8}
     recipe["data"]["init_args"] |= {
         "num_videos": 2,
+        "num_beside": 2,
         "num_pictures": 2,
         "picture_batch_size": 2,
         "video_batch_size": 2,
