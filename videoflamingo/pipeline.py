@@ -16,6 +16,7 @@ from videoflamingo.generation import Generated, encode_segments, generate, score
 from videoflamingo.models.attention import Backend
 from videoflamingo.models.checkpoint import load_checkpoint
 from videoflamingo.models.flamingo import Flamingo
+from videoflamingo.models.language import Quantization
 from videoflamingo.prompt import EncodedPrompt, PromptTemplate, Segment, Shot
 from videoflamingo.startup import collection_paused
 
@@ -245,7 +246,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         ModelError: if the name is unknown.
     """
     if name == "auto":
-        capabilities = {} if device.type == "cuda" else torch.cpu.get_capabilities()
+        ask: Any = getattr(torch.cpu, "get_capabilities", dict)  # newer than PyTorch 2.10
+        capabilities = {} if device.type == "cuda" else ask()
         return torch.bfloat16 if device.type == "cuda" or capabilities.get("amx_bf16") else torch.float32
     if name not in DTYPES:
         raise ModelError(f"dtype {name!r} is unknown; give auto, {', '.join(DTYPES)}")
@@ -258,6 +260,7 @@ def load(
     device: str = "auto",
     dtype: DTypeName = "auto",
     attention: Backend = "auto",
+    quantize: Quantization = "none",
 ) -> VideoFlamingo:
     """A bundled model by name, or a checkpoint folder, ready to be asked.
 
@@ -265,6 +268,7 @@ def load(
         name: `tiny`, or the folder of a checkpoint.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        quantize: `int8` keeps the language model's weights in 8 bits: less memory, close answers; needs torchao.
         attention: kernel of gated blocks and resampler: `auto`, or one by name (`math`, `sdpa`, `xformers`).
 
     Raises:
@@ -272,7 +276,7 @@ def load(
     """
     chosen = choose_device(device)
     with collection_paused():
-        model = load_checkpoint(name, choose_dtype(dtype, chosen)).to(chosen)
+        model = load_checkpoint(name, choose_dtype(dtype, chosen), quantize).to(chosen)
     if attention != "auto":
         model.force_attention(attention)
     return VideoFlamingo(model, str(name))

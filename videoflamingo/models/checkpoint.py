@@ -16,6 +16,7 @@ from torch import Tensor
 from videoflamingo.errors import ModelError
 from videoflamingo.models.cross_attention import CrossAttentionConfig
 from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
+from videoflamingo.models.language import Quantization
 from videoflamingo.models.resampler import ResamplerConfig
 from videoflamingo.models.vision import VisionConfig
 
@@ -132,17 +133,20 @@ def _differences(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list
     return problems
 
 
-def load_checkpoint(name: str | os.PathLike[str], dtype: torch.dtype = torch.float32) -> Flamingo:
+def load_checkpoint(
+    name: str | os.PathLike[str], dtype: torch.dtype = torch.float32, quantize: Quantization = "none"
+) -> Flamingo:
     """A model in eval mode, all its weights in `dtype` (means and deviations stay float32), on the CPU.
 
     Args:
         name: a bundled model's name or a checkpoint folder.
+        quantize: of the language model, see `Flamingo`.
 
     Raises:
         ModelError: if it cannot be found or does not fit.
     """
     folder = find_checkpoint(name)
-    model = Flamingo(read_config(folder), dtype=dtype)
+    model = Flamingo(read_config(folder), dtype=dtype, quantize=quantize)
     load_trainable(model, folder)
     for trained in (model.resampler, model.blocks, model.new_tokens):
         trained.to(dtype)

@@ -16,7 +16,14 @@ from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import Backend, MediaRuns, media_runs
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock, KeysValues
 from videoflamingo.models.feed_forward import FeedForward
-from videoflamingo.models.language import NewTokens, decoder_layers, load_language_model, refuse_scaled_logits
+from videoflamingo.models.language import (
+    NewTokens,
+    Quantization,
+    decoder_layers,
+    load_language_model,
+    quantize_layers,
+    refuse_scaled_logits,
+)
 from videoflamingo.models.resampler import PerceiverResampler, ResamplerConfig
 from videoflamingo.models.token_loss import vocabulary_loss
 from videoflamingo.models.vision import VisionConfig, VisionTower
@@ -138,6 +145,8 @@ class Flamingo(nn.Module):
         dtype: type of the frozen parts; the trained ones stay float32 until `.to()` says otherwise.
         activation_checkpointing: in training, recompute each gated block with its decoder layer, and each resampler
             layer, in the backward pass instead of keeping their activations. Gradients are the same.
+        quantize: `int8` keeps the weights of the language model's layers in 8 bits (needs torchao); a choice of the
+            run, not of a checkpoint.
 
     Raises:
         ModelError: if a part cannot be found or does not fit.
@@ -152,6 +161,7 @@ class Flamingo(nn.Module):
         tokenizer: Any = None,
         dtype: torch.dtype = torch.float32,
         activation_checkpointing: bool = False,
+        quantize: Quantization = "none",
     ) -> None:
         super().__init__()
         if language_model is None and tokenizer is not None:
@@ -159,7 +169,9 @@ class Flamingo(nn.Module):
         self.config = config
         self.activation_checkpointing = activation_checkpointing
         if language_model is None:
-            language_model, tokenizer = load_language_model(config.language_model, dtype)
+            language_model, tokenizer = load_language_model(config.language_model, dtype, quantize)
+        elif quantize == "int8":
+            quantize_layers(language_model)
         assert language_model is not None  # one of the two branches made it
         refuse_scaled_logits(language_model)
         self.language_model = language_model.requires_grad_(False).eval()

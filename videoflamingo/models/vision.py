@@ -302,7 +302,7 @@ def _load_from_file(name: str, timm_name: str, path: str) -> Any:
     if not path or not file.is_file():
         raise ModelError(f"vision tower {name!r}: {path!r} is no file; give file:TIMM_NAME@PATH")
     try:
-        weights = timm.models.load_state_dict(str(file))
+        weights = timm.models.load_state_dict(str(file), weights_only=True)
         if not weights:
             raise ValueError("it is empty")
         with torch.device("meta"):
