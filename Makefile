@@ -57,7 +57,7 @@ lint: setup
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy videoflamingo datamodules
 
-bench: setup
+bench: setup openflamingo
 	@set -e; for program in $(wildcard benchmarks/[a-z]*.py); do echo "== $$program"; $(VENV)/bin/python "$$program"; done
 
 openflamingo: $(OPENFLAMINGO_STAMP)
