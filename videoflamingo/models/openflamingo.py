@@ -68,6 +68,8 @@ def read_openflamingo(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words would advise to execute what is in it
+            reason = "it is no pickle, or holds more than tensors, which is not loaded because it could run code"
         raise ModelError(f"{path} cannot be read as a file of tensors: {reason}") from error
     if isinstance(stored, dict) and "model_state_dict" in stored:
         stored = stored["model_state_dict"]
