@@ -85,7 +85,7 @@ def test_half_precision_is_as_close_to_the_slow_twin_as_its_rounding(
     output = cross_attend(*inputs, media_runs(media_index, NUM_MEDIA, torch.device("cpu")), backend)
     expected = reference.cross_attention(*exact_inputs, media_index)
     assert output.dtype == dtype
-    tolerance = 8 * torch.finfo(dtype).eps  # of numbers near 1; measured: 3
+    tolerance = 8 * torch.finfo(dtype).eps  # of numbers near 1
     assert_all_close([output], [expected], tolerance)
     assert_all_close(gradients(output, list(inputs)), gradients(expected, exact_inputs), 2 * tolerance)
 

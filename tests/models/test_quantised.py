@@ -36,6 +36,12 @@ def torchao() -> None:
     pytest.importorskip("torchao", reason="needs torchao: pip install torchao")
 
 
+def test_a_language_model_that_was_given_is_not_quantised_behind_its_owners_back() -> None:
+    model = tiny_flamingo()
+    with pytest.raises(ModelError, match="quantize is 'int8', but a language_model was given, which stays as it is"):
+        Flamingo(model.config, model.language_model, model.tokenizer, quantize="int8")
+
+
 def linear_maps(language_model: Any) -> dict[str, nn.Linear]:
     return {name: one for name, one in decoder_layers(language_model).named_modules() if type(one) is nn.Linear}
 

@@ -29,7 +29,8 @@ AttendTo = Literal["own", "all_previous"]
 # Runs go together whose lengths differ by less than this factor: more groups would cost more calls, fewer more padding.
 GROUP_LENGTHS_WITHIN = 2
 # On a CPU, runs at least this long on average that are not all equally long are not padded but attended to one by one:
-# a call costs less than the copies (measured: `benchmarks/cross_attention.py`, shares `uneven` and `ragged`).
+# a call costs less than the copies (33 ragged runs of 1,056 tokens with gradients took 11 ms so, 18 in groups). Where
+# exactly it stops paying was not searched for.
 ONE_BY_ONE_FROM = 16
 
 
@@ -173,8 +174,8 @@ def choose_backend(requested: Backend, query: Tensor, query_length: int) -> Back
     """The kernel that will run: `"math"`, `"sdpa"` or `"xformers"`.
 
     `auto` takes, on CUDA, xformers for more than one query token where it has a kernel, else PyTorch's fused kernels;
-    on a CPU PyTorch's fused kernels, except that gradients in half precision go through plain arithmetic, which is two
-    to three times as fast there (`benchmarks/cross_attention.py --kernels` measures it).
+    on a CPU PyTorch's fused kernels, except that gradients in half precision go through plain arithmetic, which is up
+    to twice as fast there for short texts (docs/decisions/0012; `benchmarks/cross_attention.py --kernels`).
 
     Args:
         query: any tensor of the attention's device, type, head width (last axis) and need of gradients.
@@ -210,6 +211,8 @@ def _xformers_cannot(device: torch.device, dtype: torch.dtype, width: int) -> st
         with torch.enable_grad(), torch.inference_mode(False):
             tokens = torch.zeros(1, 8, 1, width, device=device, dtype=dtype, requires_grad=True)
             _xformers_attention(tokens, tokens, tokens, (3, 5), (4, 4)).sum().backward()
+    except torch.OutOfMemoryError:
+        raise  # says nothing about kernels
     except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
         reason = f"it has no kernel for {dtype} with heads of {width} on {torch.cuda.get_device_name(device)} ({error})"
         logger.warning("attention goes through PyTorch instead of xformers: %s", reason)

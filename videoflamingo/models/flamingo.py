@@ -21,7 +21,6 @@ from videoflamingo.models.language import (
     Quantization,
     decoder_layers,
     load_language_model,
-    quantize_layers,
     refuse_scaled_logits,
 )
 from videoflamingo.models.resampler import PerceiverResampler, ResamplerConfig
@@ -170,8 +169,11 @@ class Flamingo(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         if language_model is None:
             language_model, tokenizer = load_language_model(config.language_model, dtype, quantize)
-        elif quantize == "int8":
-            quantize_layers(language_model)
+        elif quantize != "none":
+            raise ModelError(
+                f"quantize is {quantize!r}, but a language_model was given, which stays as it is; quantise it before "
+                "with videoflamingo.models.language.quantize_layers, or let it be loaded by its name"
+            )
         assert language_model is not None  # one of the two branches made it
         refuse_scaled_logits(language_model)
         self.language_model = language_model.requires_grad_(False).eval()
