@@ -16,6 +16,8 @@ class Clip:
         pts_seconds: `[T]`, float64; presentation time of each frame, in seconds after the video's first shown frame.
         source: what was read, for messages.
         reader: the reader that answered (`"pyav"`, `"decord"`, ...), or `"array"` for frames made in memory.
+        reader_reason: why that one answered.
+        tolerance_seconds: how far a frame may be from the time asked for; 0 for exact reading.
 
     Raises:
         ValueError: if the shapes or types are not the above, or there is no frame.
@@ -25,6 +27,8 @@ class Clip:
     pts_seconds: np.ndarray
     source: str = "<array>"
     reader: str = "array"
+    reader_reason: str = ""
+    tolerance_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         frames, times = self.frames, self.pts_seconds
@@ -61,7 +65,7 @@ class VideoInfo:
         width, height: pixels of an upright frame (after rotation).
         duration_seconds: from the first shown frame to the end of the last; see `duration_from`. 0 for a picture.
         duration_from: where the duration was found: `"stream"`, `"container"`, `"frames"` (the end of the last frame in
-            the file, where the headers are silent or wrong) or `"picture"`.
+            the file, where the headers are silent or wrong), `"folder"` or `"picture"`.
         last_frame_seconds: presentation time of the last frame, after the first shown one.
         start_seconds: time of the first shown frame in the file's own clock, from which every other time counts.
         frames_per_second: average rate, or None if the file does not say.

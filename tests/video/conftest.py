@@ -9,32 +9,15 @@ import av
 import numpy as np
 import pytest
 
-WIDTH, HEIGHT, BITS = 128, 96, 8
-FRAME_RATE = 30
+from tests.video.kinds import FRAME_RATE, HEIGHT, WIDTH, picture_of, read_index
+
 Encode = Callable[..., str]
-
-
-def picture_of(index: int) -> np.ndarray:
-    """`[height, width, 3]`: bits of the index along the top, red at the lower left so that turning shows."""
-    frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    for bit in range(BITS):
-        if index >> bit & 1:
-            frame[: HEIGHT // 2, bit * WIDTH // BITS : (bit + 1) * WIDTH // BITS] = 220
-    frame[HEIGHT // 2 :, : WIDTH // 2] = (200, 30, 30)
-    return frame
-
-
-def read_index(frame: np.ndarray) -> int:
-    """The index drawn in an upright `[3, height, width]` frame."""
-    grey = frame[:, : HEIGHT // 2].mean(axis=(0, 1))  # [width]
-    middles = grey.reshape(BITS, -1)[:, 4:-4].mean(axis=1)  # [bits]
-    return sum(1 << bit for bit in range(BITS) if middles[bit] > 110)
 
 
 @pytest.fixture
 def indices_in() -> Callable[[np.ndarray], list[int]]:
     """Read the index of each frame of `[T, 3, height, width]`."""
-    return lambda frames: [read_index(frame) for frame in frames]
+    return lambda frames: [read_index(frame.transpose(1, 2, 0)) for frame in frames]
 
 
 @pytest.fixture
@@ -46,6 +29,7 @@ def picture() -> Callable[[int], np.ndarray]:
 def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
     """Encode frames 0, 1, ... once per name and arguments."""
     folder = tmp_path_factory.mktemp("videos")
+    folders: dict[str, int] = {}
 
     def encode(
         name: str,
@@ -59,9 +43,12 @@ def encode(tmp_path_factory: pytest.TempPathFactory) -> Encode:
         options: dict[str, str] | None = None,
         encoder: dict[str, str] | None = None,
     ) -> str:
-        path = folder / name
+        asked = (codec, num_frames, pixel_format, times_ms, rotation, audio_seconds, gop, options, encoder)
+        own = folder / str(folders.setdefault(repr((name, *asked)), len(folders)))
+        path = own / name
         if path.exists():
             return str(path)
+        own.mkdir()
         quick = {"libx265": {"x265-params": "log-level=none:pools=1"}, "libvpx-vp9": {"deadline": "realtime"}}
         encoder = encoder or quick.get(codec, {})
         with av.open(str(path), "w", options=options or {}) as container:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from videoflamingo.errors import SamplingError, VideoError
+from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.pyav import PyavReader
+from videoflamingo.video.pyav_decoder import PyavDecoder
 
 Encode = Callable[..., str]
 IndicesIn = Callable[[np.ndarray], list[int]]
@@ -178,8 +180,9 @@ def test_a_file_cut_off_fails_where_frames_are_missing(
 
 
 def test_damage_in_the_middle_names_the_file_and_the_cause(encode: Encode, tmp_path: Path) -> None:
-    data = bytearray(Path(encode("faststart.mp4", options={"movflags": "+faststart"})).read_bytes())
-    with av.open(encode("faststart.mp4")) as container:
+    whole = encode("faststart.mp4", options={"movflags": "+faststart"})
+    data = bytearray(Path(whole).read_bytes())
+    with av.open(whole) as container:
         middle = [packet for packet in container.demux(video=0) if packet.is_keyframe][1]
     assert middle.pos is not None
     data[middle.pos : middle.pos + middle.size] = b"\xff" * middle.size
@@ -218,3 +221,142 @@ def test_real_clips_against_sequential_decoding(name: str, real_videos: Path) ->
             assert pts_seconds[position] == pytest.approx(times[index])
             expected = decoded[index][1].to_ndarray(format="rgb24").transpose(2, 0, 1)
             np.testing.assert_array_equal(frames[position], expected)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_frames(
+    num_threads: int, real_videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videoflamingo.video.pyav._PIXELS_WORTH_A_THREAD", 1)  # as if every file were large
+    path = str(real_videos / "bikes.mp4")
+    asked = np.random.default_rng(2).uniform(0, 9.9, 12).tolist()
+    with PyavReader(path, ReadOptions(num_threads=1)) as reader:
+        expected, expected_seconds = reader.frames_at(asked)
+        assert len(reader._decoders) == 1
+    with PyavReader(path, ReadOptions(num_threads=num_threads)) as reader:
+        frames, pts_seconds = reader.frames_at(asked)
+        alone = reader.frames_at(asked[:1])[0]  # one group of pictures: its frames are decoded in parallel
+        assert (len(reader._decoders) > 1) == (num_threads > 1)
+    np.testing.assert_array_equal(frames, expected)
+    np.testing.assert_array_equal(pts_seconds, expected_seconds)
+    np.testing.assert_array_equal(alone[0], expected[0])
+
+
+def test_an_error_in_a_thread_reaches_the_caller(encode: Encode, tmp_path: Path) -> None:
+    path = cut_off(encode("faststart.mp4", options={"movflags": "+faststart"}), tmp_path / "cut.mp4", kept=0.7)
+    with PyavReader(path, ReadOptions(num_threads=4)) as reader, pytest.raises(VideoError, match=r"cut\.mp4: "):
+        reader.frames_at([0.1, 1.1, 2.1, 2.9])
+
+
+def test_frames_are_written_to_the_memory_given(encode: Encode) -> None:
+    made: list[np.ndarray] = []
+
+    def allocate(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        made.append(np.zeros(shape, dtype))
+        return made[-1]
+
+    with PyavReader(encode("h264.mp4")) as reader:
+        frames, _ = reader.frames_at([0.5, 1.5], allocate)
+    assert [memory.shape for memory in made] == [(2, 96, 128, 3)]
+    assert np.shares_memory(frames, made[0])
+
+
+@pytest.mark.parametrize(("rotation", "shape"), [(0, (48, 64)), (90, (64, 48))])
+def test_frames_are_scaled_while_colours_are_converted(
+    rotation: int, shape: tuple[int, int], encode: Encode, picture: Callable[[int], np.ndarray]
+) -> None:
+    path = encode(f"rotated{rotation}.mp4", num_frames=6, rotation=rotation)
+    with PyavReader(path, ReadOptions(short_side=48)) as reader:
+        frames, _ = reader.frames_at([0.1])
+    assert frames.shape == (1, 3, *shape)
+    upright = np.rot90(picture(3), k=-rotation // 90)
+    halved = upright.reshape(shape[0], 2, shape[1], 2, 3).mean(axis=(1, 3)).transpose(2, 0, 1)  # [3, height, width]
+    assert np.abs(frames[0] - halved).mean() < 6
+
+
+def test_small_frames_are_not_enlarged(encode: Encode) -> None:
+    with PyavReader(encode("h264.mp4"), ReadOptions(short_side=200)) as reader:
+        assert reader.frames_at([0.0])[0].shape == (1, 3, 96, 128)
+
+
+def test_within_a_tolerance_keyframes_are_taken(encode: Encode, indices_in: IndicesIn) -> None:
+    asked = [0.1, 0.5, 0.95, 1.4, 2.3, 2.95]  # keyframes are at 0, 1 and 2 s
+    with PyavReader(encode("h264.mp4"), ReadOptions(tolerance_seconds=0.2)) as reader:
+        frames, pts_seconds = reader.frames_at(asked)
+    assert indices_in(frames) == [0, 15, 30, 42, 69, 88]
+    np.testing.assert_allclose(pts_seconds, [0, 0.5, 1, 1.4, 2.3, 88 / 30], atol=1e-9)
+
+
+def test_within_a_large_tolerance_only_keyframes_are_decoded(encode: Encode, indices_in: IndicesIn) -> None:
+    with PyavReader(encode("h264.mp4"), ReadOptions(tolerance_seconds=10.0)) as reader:
+        frames, _ = reader.frames_at([0.3, 0.6, 1.4, 2.9])
+    assert indices_in(frames) == [0, 30, 30, 60]
+
+
+def test_a_tolerance_without_listed_keyframes_is_exact(encode: Encode, indices_in: IndicesIn) -> None:
+    with PyavReader(encode("h264.ts"), ReadOptions(tolerance_seconds=0.2)) as reader:
+        assert indices_in(reader.frames_at([0.5, 1.5])[0]) == [15, 45]
+
+
+def test_frames_nobody_needs_are_left_out(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    original = PyavDecoder._decode
+
+    def counting(self: PyavDecoder, packet: av.Packet | None) -> Sequence[av.VideoFrame]:
+        frames = original(self, packet)
+        decoded.extend(frame.pts for frame in frames if frame.pts is not None)
+        return frames
+
+    path = encode("bframes.mp4", gop=90, encoder={"bf": "3"})
+    with PyavReader(path, ReadOptions(num_threads=1)) as reader:
+        monkeypatch.setattr(PyavDecoder, "_decode", counting)
+        reader.frames_at([0.5, 1.0])
+    assert len(decoded) < 20  # of the 30 frames until 1 s, and of the 90 in the group
+
+
+def test_damage_is_found_by_any_number_of_threads(
+    real_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("videoflamingo.video.pyav._PIXELS_WORTH_A_THREAD", 1)
+    content = (real_videos / "bikes.mp4").read_bytes()
+    for seed in range(6):
+        rng, data = np.random.default_rng(seed), bytearray(content)
+        for place in rng.integers(len(data) // 4, len(data) * 3 // 4, 3):
+            data[place] ^= 1 << int(rng.integers(8))
+        answers = []
+        for num_threads in (1, 3):
+            with PyavReader(bytes(data), ReadOptions(num_threads=num_threads)) as reader:
+                try:
+                    answers.append(reader.frames_at([9.5])[0].tobytes())
+                except VideoError as error:
+                    answers.append(str(error).encode())
+        assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("name", ["refresh.mp4", "refresh.mkv", "refresh.ts"])
+def test_a_keyframe_that_only_begins_to_renew_the_picture_is_no_place_to_begin(name: str, encode: Encode) -> None:
+    path = encode(name, encoder={"x264-params": "intra-refresh=1:keyint=20"})
+    with av.open(path) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        times = sequential_times(path)
+    for index in (25, 45, 70):
+        with PyavReader(path) as reader:
+            frames, _ = reader.frames_at([times[index]])
+        np.testing.assert_array_equal(frames[0].transpose(1, 2, 0), decoded[index])
+
+
+def test_h264_with_frames_out_of_order_in_avi_is_refused(encode: Encode) -> None:
+    with pytest.raises(VideoError, match=r"\(avi\) keeps no times at which frames are shown.*ffmpeg -i .* video\.mp4"):
+        PyavReader(encode("h264.avi"))
+
+
+def test_an_empty_packet_in_an_mp4_is_damage(encode: Encode, tmp_path: Path) -> None:
+    data = bytearray(Path(encode("h264.mp4")).read_bytes())
+    sizes = data.index(b"stsz") + 16  # after name, version, common size and count
+    data[sizes + 4 * 40 : sizes + 4 * 41] = bytes(4)
+    path = tmp_path / "sizes.mp4"
+    path.write_bytes(data)
+    with PyavReader(str(path)) as reader:
+        reader.frames_at([0.5])
+        with pytest.raises(VideoError, match="is damaged after"):
+            reader.frames_at([1.9])

@@ -12,7 +12,6 @@ no frame count, and a container's duration may be the audio's.
 """
 
 import contextlib
-import os
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,6 +21,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from videoflamingo.errors import VideoError
+from videoflamingo.video.source import SourceFile
 
 # How much of the end may be missing before a header's promise counts as broken.
 MISSING_SECONDS = 0.5
@@ -29,6 +29,13 @@ MISSING_SECONDS = 0.5
 # Read the tail from this far before the end: B-frames are stored out of order, so the last packet may not be the last
 # frame.
 _TAIL_SECONDS = 2.0
+
+# Larger pictures are refused before memory is taken for them; Pillow refuses pictures at the same size.
+MAX_PIXELS = 178_956_970
+
+
+class NoDecoderError(VideoError):
+    """The file is sound, but this reader has no decoder for its codec; another may have."""
 
 
 @dataclass(frozen=True)
@@ -39,85 +46,81 @@ class Extent:
         end_seconds: end of the last frame.
         last_frame_seconds: presentation time of the last frame.
         duration_from: as in `VideoInfo`.
+        seekable: whether seeking near the end worked.
     """
 
     end_seconds: float
     last_frame_seconds: float
     duration_from: str
+    seekable: bool
 
 
-def check_file(source: str) -> None:
-    """Refuse what cannot be a video before any library sees it.
+def open_container(source: SourceFile, num_threads: int = 1) -> tuple[InputContainer, VideoStream]:
+    """Open a source and choose its video stream.
 
-    Raises:
-        VideoError: if the source is missing, not a regular file, unreadable or empty.
-    """
-    if not os.path.exists(source):
-        raise VideoError(f"{source}: no such file; check the path")
-    if os.path.isdir(source):
-        raise VideoError(f"{source}: is a folder, not a video; name a file in it")
-    if not os.access(source, os.R_OK):
-        raise VideoError(f"{source}: permission to read it is denied; check the file's permissions")
-    if os.path.getsize(source) == 0:
-        raise VideoError(f"{source}: is empty (0 bytes); download or copy it again")
-
-
-def open_container(source: str) -> tuple[InputContainer, VideoStream]:
-    """Open a file and choose its video stream, single-threaded so that closing never waits on a decoder's threads.
+    Args:
+        num_threads: with 1, closing never waits on a decoder's threads; more decode several frames at once. A decoder
+            with several sometimes forgets to mark a frame as broken, so it is told to fail at what it would paint over.
 
     Raises:
-        VideoError: if the file is no video, is damaged, or holds no moving picture.
+        VideoError: if the source is no video, is damaged, or holds no moving picture.
     """
+    opened = source.open()
     try:
-        container = av.open(source)
-    except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"{source}: {_why_not_opened(source, error)}") from error
+        container = av.open(opened)
+    except Exception as error:
+        if not isinstance(opened, str):
+            opened.close()
+        if isinstance(error, (av.error.FFmpegError, OSError)):
+            raise VideoError(f"{source.name}: {_why_not_opened(source, error)}") from error
+        raise
+    assert isinstance(container, InputContainer)
     try:
         stream = _video_stream(source, container)
     except VideoError:
         container.close()
         raise
-    stream.thread_count = 1
-    stream.thread_type = "SLICE"
+    options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.options = options if num_threads == 1 else {**options, "err_detect": "explode"}
+    stream.thread_count = num_threads
+    stream.thread_type = "FRAME" if num_threads > 1 else "SLICE"
     return container, stream
 
 
-def measure_extent(source: str) -> Extent:
-    """Find the end of a video by the order of trust above.
+def measure_extent(source: SourceFile, container: InputContainer, stream: VideoStream) -> Extent:
+    """Find the end of a video by the order of trust above; leaves the container somewhere near its end.
 
     Raises:
-        VideoError: as `open_container`; or if neither headers nor packets carry a time.
+        VideoError: if neither headers nor packets carry a time.
     """
-    container, stream = open_container(source)
-    with container:
-        header = _header_end(container, stream)
-        if header is not None:
-            with contextlib.suppress(av.error.FFmpegError):  # a format that cannot seek is read through from here
-                container.seek(int((header[0] - _TAIL_SECONDS) * av.time_base))
-        tail = _read_tail(container, stream)
-        index_is_whole = index_is_complete(stream) and _index_fits(container, stream)
+    header = _header_end(container, stream)
+    seekable = False
+    if header is not None:
+        with contextlib.suppress(av.error.FFmpegError):  # a format that cannot seek is read through from here
+            container.seek(int((header[0] - _TAIL_SECONDS) * av.time_base))
+            seekable = True
+    tail = _read_tail(container, stream)
     if tail is None:  # the seek led past the last packet, as it does in a file that was cut off
-        container, stream = open_container(source)
-        with container:
-            tail = _read_tail(container, stream)
-    if tail is None and header is None:
-        raise VideoError(
-            f"{source}: its frames carry no times, as in a raw stream; put it in a container first: "
-            f"ffmpeg -i {source} -c copy video.mp4"
-        )
-    if tail is None:
-        assert header is not None
-        return Extent(header[0], header[0], header[1])
+        again, stream_again = open_container(source)
+        with again:
+            tail = _read_tail(again, stream_again)
     if header is None:
-        return Extent(tail.end_seconds, tail.last_frame_seconds, "frames")
+        if tail is None:
+            raise VideoError(
+                f"{source.name}: its frames carry no times, as in a raw stream; put it in a container first: "
+                f"ffmpeg -i {source.name} -c copy video.mp4"
+            )
+        return Extent(tail.end_seconds, tail.last_frame_seconds, "frames", seekable)
     header_end, header_name = header
+    if tail is None:
+        return Extent(header_end, header_end, header_name, seekable)
     frame_seconds = max(tail.end_seconds - tail.last_frame_seconds, 1e-3)
     if abs(header_end - tail.end_seconds) <= frame_seconds:
-        return Extent(tail.end_seconds, tail.last_frame_seconds, header_name)
+        return Extent(tail.end_seconds, tail.last_frame_seconds, header_name, seekable)
     longer_than_packets = header_end - max(tail.end_seconds, tail.other_streams_end_seconds) > MISSING_SECONDS
-    if longer_than_packets and not index_is_whole:
-        return Extent(header_end, header_end - frame_seconds, header_name)
-    return Extent(tail.end_seconds, tail.last_frame_seconds, "frames")
+    if longer_than_packets and not (index_is_complete(stream) and _index_fits(container, stream)):
+        return Extent(header_end, header_end - frame_seconds, header_name, seekable)
+    return Extent(tail.end_seconds, tail.last_frame_seconds, "frames", seekable)
 
 
 def index_is_complete(stream: VideoStream) -> bool:
@@ -141,28 +144,6 @@ def has_edit_list(stream: VideoStream) -> bool | None:
     if not index_is_complete(stream):
         return None
     return any(entry.is_discard for entry in stream.index_entries)
-
-
-def has_open_gops(source: str) -> bool:
-    """Whether some frame is stored after a keyframe but shown before it; reads every packet and decodes none.
-
-    Raises:
-        VideoError: as `open_container`; or if the file is damaged.
-    """
-    container, stream = open_container(source)
-    keyframe_pts = None
-    with container:
-        try:
-            for packet in container.demux(stream):
-                if packet.pts is None:
-                    continue
-                if packet.is_keyframe:
-                    keyframe_pts = packet.pts
-                elif keyframe_pts is not None and packet.pts < keyframe_pts:
-                    return True
-        except av.error.FFmpegError as error:
-            raise VideoError(f"{source}: is damaged ({error.strerror}); download or copy it again") from error
-    return False
 
 
 @dataclass(frozen=True)
@@ -206,25 +187,32 @@ def _index_fits(container: InputContainer, stream: VideoStream) -> bool:
     return all(entry.pos + entry.size <= container.size for entry in stream.index_entries)
 
 
-def _video_stream(source: str, container: InputContainer) -> VideoStream:
+def _video_stream(source: SourceFile, container: InputContainer) -> VideoStream:
     streams = container.streams.video
     moving = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         holds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise VideoError(f"{source}: holds no video stream, only {holds}; give a file with a video track")
+        raise VideoError(f"{source.name}: holds no video stream, only {holds}; give a file with a video track")
     if not moving:
-        raise VideoError(f"{source}: holds only an attached cover picture, no video; give a file with a video track")
+        raise VideoError(
+            f"{source.name}: holds only an attached cover picture, no video; give a file with a video track"
+        )
     best = container.streams.best("video")
     chosen = best if best in moving else moving[0]
     assert isinstance(chosen, VideoStream)
     if chosen.codec_context is None:
-        raise VideoError(f"{source}: no decoder for its video codec is installed; convert it to H.264")
+        raise NoDecoderError(f"{source.name}: PyAV has no decoder for its video codec; convert it to H.264")
+    width, height = chosen.codec_context.width, chosen.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise VideoError(
+            f"{source.name}: its pictures are {width}x{height}, and more than {MAX_PIXELS:,} pixels are not opened; "
+            "scale it down"
+        )
     return chosen
 
 
-def _why_not_opened(source: str, error: BaseException) -> str:
-    with open(source, "rb") as file:
-        head = file.read(4096)
+def _why_not_opened(source: SourceFile, error: BaseException) -> str:
+    head = source.head(4096)
     if head[4:8] == b"ftyp":
         return (
             "is an MP4 without its index (the moov atom is missing or damaged), so the recording or download was cut "
