@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from videoflamingo.errors import SamplingError, UsageError, VideoError
-from videoflamingo.video import Sampling, load_clip, open_video, read_clip
+from videoflamingo.video import ReadOptions, Sampling, load_clip, open_video, read_clip
 
 Encode = Callable[..., str]
 
@@ -42,16 +42,53 @@ def test_a_path_object_is_a_source(encode: Encode) -> None:
     assert load_clip(Path(encode("h264.mp4")), num_frames=2).source.endswith("h264.mp4")
 
 
-@pytest.mark.parametrize("reader", ["torchcodec", "opencv", ""])
+@pytest.mark.parametrize("reader", ["opencv", ""])
 def test_a_reader_that_does_not_exist_names_those_that_do(reader: str, encode: Encode) -> None:
-    for open_or_load in (open_video, load_clip):
-        with pytest.raises(UsageError, match=f"reader={reader!r} does not exist; use one of auto, pyav, decord"):
-            open_or_load(encode("h264.mp4"), reader=reader)
+    message = f"reader={reader!r} does not exist; use one of auto, pyav, decord, torchcodec"
+    with pytest.raises(UsageError, match=message):
+        ReadOptions(reader)
+    with pytest.raises(UsageError, match=message):
+        load_clip(encode("h264.mp4"), reader=reader)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"short_side": 0}, "short_side=0: give a number of pixels, 1 or more"),
+        ({"tolerance_seconds": -1.0}, r"tolerance_seconds=-1\.0: give seconds, 0 or more"),
+        ({"images_per_second": 0.0}, r"images_per_second=0\.0: give a rate above 0"),
+        ({"num_threads": 0}, "num_threads=0: give a number of threads, 1 or more"),
+    ],
+)
+def test_an_option_out_of_range_names_its_value_and_rule(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ReadOptions(**options)
 
 
 def test_decord_is_not_opened_in_this_process(encode: Encode) -> None:
     with pytest.raises(UsageError, match="use load_clip"):
-        open_video(encode("h264.mp4"), reader="decord")
+        open_video(encode("h264.mp4"), ReadOptions("decord"))
+
+
+def test_a_clip_says_which_reader_answered_and_why(encode: Encode) -> None:
+    clip = load_clip(encode("h264.mp4"), num_frames=1)
+    assert (clip.reader, clip.reader_reason) == ("pyav", "exact for every kind of file")
+    assert load_clip(encode("h264.mp4"), num_frames=1, reader="pyav").reader_reason == "named"
+
+
+def test_a_part_of_a_video_is_a_source(encode: Encode) -> None:
+    part = load_clip((encode("h264.mp4"), 1.0, 2.0), num_frames=2)
+    assert (
+        part.pts_seconds.tolist()
+        == load_clip(encode("h264.mp4"), num_frames=2, start_seconds=1.0, end_seconds=2.0).pts_seconds.tolist()
+    )
+    with pytest.raises(SamplingError, match="already a part of a video; leave out start_seconds and end_seconds"):
+        load_clip((encode("h264.mp4"), 1.0, 2.0), start_seconds=0.5)
+
+
+def test_images_per_second_is_for_folders(encode: Encode) -> None:
+    with pytest.raises(UsageError, match=r"images_per_second=3 is for folders of numbered pictures; leave it out"):
+        load_clip(encode("h264.mp4"), images_per_second=3)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -60,7 +97,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="is a folder, not a video; name a file in it"):
+    with pytest.raises(UsageError, match=r"is a folder of pictures, which has no clock .* images_per_second=3"):
         open_video(tmp_path)
 
 

@@ -2,17 +2,21 @@
 
 from videoflamingo.video.contact_sheet import contact_sheet
 from videoflamingo.video.load import load_clip
-from videoflamingo.video.reader import READERS, VideoReader, open_video, read_clip
+from videoflamingo.video.options import READERS, ReadOptions
+from videoflamingo.video.pool import DecodePool
+from videoflamingo.video.reader import VideoReader, open_video, read_clip
 from videoflamingo.video.sampling import Sampling
-from videoflamingo.video.worker import read_isolated
+from videoflamingo.video.source import SourceFile
 
 __all__ = [
     "READERS",
+    "DecodePool",
+    "ReadOptions",
     "Sampling",
+    "SourceFile",
     "VideoReader",
     "contact_sheet",
     "load_clip",
     "open_video",
     "read_clip",
-    "read_isolated",
 ]

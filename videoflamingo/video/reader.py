@@ -4,21 +4,22 @@ Times are seconds after the video's first shown frame, whatever the file's own c
 so the same request means the same moment in every copy of a video. A picture is a video of one frame at 0 s.
 """
 
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, Self
 
 import numpy as np
 
 from videoflamingo.clip import Clip, VideoInfo
 from videoflamingo.errors import SamplingError, UsageError
-from videoflamingo.video.decord_reader import DecordReader, decord_suits
-from videoflamingo.video.picture import PictureReader, is_picture
-from videoflamingo.video.probe import check_file
-from videoflamingo.video.pyav import PyavReader
+from videoflamingo.video.decord_reader import DecordReader
+from videoflamingo.video.folder import FolderReader
+from videoflamingo.video.options import ReadOptions
+from videoflamingo.video.picture import AnimationReader, PictureReader, is_animated_webp, is_picture
+from videoflamingo.video.pyav import Allocate, PyavReader
 from videoflamingo.video.sampling import Sampling
-
-READERS = ("auto", "pyav", "decord")
+from videoflamingo.video.source import Source, SourceFile
+from videoflamingo.video.torchcodec_reader import TorchcodecReader
 
 
 class VideoReader(Protocol):
@@ -29,11 +30,18 @@ class VideoReader(Protocol):
         """Name of the reader, as `Clip.reader` reports it."""
 
     @property
+    def reason(self) -> str:
+        """Why this reader was opened, as `Clip.reader_reason` reports it."""
+
+    @property
     def info(self) -> VideoInfo:
         """What the source is."""
 
-    def frames_at(self, times_seconds: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Frames shown at these times, `[T, 3, height, width]` uint8, and the times each was really shown at, `[T]`."""
+    def frames_at(self, times_seconds: Sequence[float], allocate: Allocate = np.empty) -> tuple[np.ndarray, np.ndarray]:
+        """Frames shown at these times, `[T, 3, height, width]` uint8, and the times each was really shown at, `[T]`.
+
+        `allocate` makes the memory the frames are written to, of shape `(T, height, width, 3)`.
+        """
 
     def close(self) -> None:
         """Release the source."""
@@ -43,61 +51,61 @@ class VideoReader(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
-def open_video(source: str | os.PathLike[str], reader: str = "auto") -> VideoReader:
-    """Open a video or picture in this process.
+def open_video(source: Source, options: ReadOptions | None = None, *, killable: bool = False) -> VideoReader:
+    """Open a video, a picture or a folder of numbered pictures.
+
+    `"auto"` is PyAV for every video: it is exact on all kinds of files (docs/readers.md) and the fastest of the three
+    (docs/decisions/0015). Pictures and folders have readers of their own under any name.
 
     Args:
-        source: path of a file; whether it is a picture is judged by its content.
-        reader: `"auto"` or `"pyav"`, which are the same here. Pictures are read by Pillow under any name.
+        source: a path, URL, bytes or a binary file; whether it is a picture is judged by its content.
+        options: which reader, and how.
+        killable: whether this process will be killed if it hangs; only then decord may run.
 
     Raises:
-        UsageError: if the reader does not exist, or is `"decord"`, which only runs where it can be killed.
-        VideoError: if the source cannot be read.
+        UsageError: if the reader is decord and this process is not to be killed; if a package is missing.
+        VideoError: if the source cannot be read, or not rightly by the reader named.
     """
-    check_reader(reader)
-    if reader == "decord":
+    options = options or ReadOptions()
+    file = SourceFile.of(source)
+    file.check()
+    if options.reader == "decord" and not killable:
         raise UsageError(
             "reader='decord' can hang beyond interruption, so it is not opened in this process; "
-            "use load_clip(..., reader='decord'), which runs it in one that can be killed"
+            "use load_clip(..., reader='decord') or a DecodePool, which run it in one that can be killed"
         )
-    source = os.fspath(source)
-    check_file(source)
-    return PictureReader(source) if is_picture(source) else PyavReader(source)
+    if file.is_folder:
+        return FolderReader(file, options, "a folder of numbered pictures")
+    if options.images_per_second is not None:
+        raise UsageError(
+            f"{file.name}: images_per_second={options.images_per_second} is for folders of numbered pictures; leave it "
+            "out"
+        )
+    if is_picture(file):
+        return PictureReader(file, options, "a still picture")
+    if is_animated_webp(file):
+        return AnimationReader(file, options, "FFmpeg cannot read animated WebP")
+    if options.reader in ("auto", "pyav"):
+        return PyavReader(file, options, "named" if options.reader == "pyav" else "exact for every kind of file")
+    with PyavReader(file, replace(options, num_threads=1)) as video:
+        info = video.info
+    reader = TorchcodecReader if options.reader == "torchcodec" else DecordReader
+    return reader(file, options, info)
 
 
-def open_video_to_be_killed(source: str, reader: str = "auto") -> VideoReader:
-    """Open a video or picture in a process that someone else will kill if it hangs: there decord may run.
-
-    Args:
-        source: path of a file.
-        reader: as named, or `"auto"`: decord where it suits the file, PyAV elsewhere.
-
-    Raises:
-        VideoError: if the source cannot be read, or not rightly by decord.
-        UsageError: if decord is named and not installed.
-    """
-    opened = open_video(source)
-    if opened.name == "picture" or reader == "pyav" or (reader == "auto" and not decord_suits(opened.info)):
-        return opened
-    opened.close()
-    return DecordReader(source, opened.info)
-
-
-def check_reader(reader: str) -> None:
-    """Refuse a reader that does not exist.
-
-    Raises:
-        UsageError: naming those that do.
-    """
-    if reader not in READERS:
-        raise UsageError(f"reader={reader!r} does not exist; use one of {', '.join(READERS)}")
-
-
-def read_clip(video: VideoReader, sampling: Sampling, rng: np.random.Generator | None = None) -> Clip:
+def read_clip(
+    video: VideoReader,
+    sampling: Sampling,
+    rng: np.random.Generator | None = None,
+    allocate: Allocate = np.empty,
+    tolerance_seconds: float = 0.0,
+) -> Clip:
     """Sample one clip from an open video; a picture gives its one frame, whatever number was asked for.
 
     Args:
         rng: where `"random"` sampling draws from.
+        allocate: makes the memory for the frames.
+        tolerance_seconds: what the video was opened with, to be recorded.
 
     Raises:
         SamplingError: if the range leaves the video, or it is too short for `short="error"`.
@@ -110,8 +118,8 @@ def read_clip(video: VideoReader, sampling: Sampling, rng: np.random.Generator |
         times = [0.0]
     else:
         times = sampling.times(info.source, info.duration_seconds, info.last_frame_seconds, rng)
-    frames, pts_seconds = video.frames_at(times)
+    frames, pts_seconds = video.frames_at(times, allocate)
     kept = sampling.kept(info.source, pts_seconds)
     if not kept.all():
         frames, pts_seconds = frames[kept], pts_seconds[kept]
-    return Clip(frames, pts_seconds, info.source, video.name)
+    return Clip(frames, pts_seconds, info.source, video.name, video.reason, tolerance_seconds)

@@ -1,111 +1,288 @@
-"""Reading a clip in a process of its own, killed at a deadline: the only safe place for a decoder that can hang.
+"""What runs inside a decode process: it answers the requests of a `DecodePool`, one at a time, until the pool is gone.
 
-The process is a bare interpreter started for one clip (0.3 s), not a `multiprocessing` child: those import the caller's
-main script again, with whatever it imports (torch, and an unguarded script would run twice), and cannot be started from
-a DataLoader's daemonic workers. Request and answer are pickles over its pipes; both ends are this package.
+The process is a bare interpreter, not a `multiprocessing` child: those import the caller's main script again, with
+whatever it imports (torch, and an unguarded script would run twice), and cannot be started from a DataLoader's daemonic
+workers. It imports no torch.
+
+Requests and answers are pickles on a socket, each after its length. Frames are not among them: they are written to an
+anonymous file in memory, whose descriptor goes to the pool. It has no name, so nothing can be left behind by a kill.
 """
 
+import ctypes
+import errno
+import math
+import mmap
 import os
 import pickle
-import subprocess
+import signal
+import socket
+import struct
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+import tempfile
+import traceback
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from videoflamingo.clip import Clip
 from videoflamingo.errors import VideoError, VideoFlamingoError
-from videoflamingo.video.reader import check_reader, open_video_to_be_killed, read_clip
+from videoflamingo.video.options import ReadOptions
+from videoflamingo.video.reader import open_video, read_clip
 from videoflamingo.video.sampling import Sampling
+from videoflamingo.video.source import SourceFile
 
-Answer = TypeVar("Answer")
+# Before each pickle: seconds the request may take and its length in bytes; of an answer, its length.
+REQUEST_HEADER = struct.Struct("<dQ")
+ANSWER_HEADER = struct.Struct("<Q")
 
-_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+# The pool kills at the deadline. This much later the kernel does, should the pool be gone or stopped.
+ALARM_SLACK_SECONDS = 2.0
+
+_LONGEST_ALARM_SECONDS = 1e8  # a kernel's timer is finite
+
+_PR_SET_PDEATHSIG = 1
 
 
-def read_isolated(
-    source: str, sampling: Sampling, *, reader: str = "auto", seed: int | None = None, deadline_seconds: float = 60.0
-) -> Clip:
-    """Read a clip in a separate process and kill it if it takes too long.
+@dataclass(frozen=True)
+class Failure:
+    """Why a request has no answer, where it was no error of this package.
 
     Args:
-        source: path of a video or picture.
-        sampling: which frames.
-        reader: `"decord"` or `"pyav"` is used as named; `"auto"` takes decord where it suits the file, and PyAV
-            elsewhere or where decord fails.
-        seed: for random sampling.
-        deadline_seconds: how long the process may live, its start (0.3 s) included.
+        kind: `"request"` (it could not be understood), `"memory"`, `"bug"` (an exception nobody foresaw) or `"answer"`
+            (it could not be sent).
+        cause: one line.
+        details: the traceback.
+    """
+
+    kind: str
+    cause: str
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An error of this package that the function raised."""
+
+    error: VideoFlamingoError
+
+
+@dataclass(frozen=True)
+class SharedClip:
+    """A clip whose frames are in an anonymous file: all that is needed to see them there.
+
+    Args:
+        num_bytes: size of the file.
+        offset, shape, strides: of the frames in it, in bytes; they are uint8.
+        others: the other fields of the `Clip`.
+    """
+
+    num_bytes: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    others: dict[str, Any] = field(repr=False)
+
+
+class FrameFile:
+    """Memory for the frames of one clip that another process can map: an anonymous file.
+
+    Args:
+        name: of the source, for messages.
+        limit_bytes: more is refused before any is taken.
+    """
+
+    def __init__(self, name: str, limit_bytes: int) -> None:
+        self._name = name
+        self._limit_bytes = limit_bytes
+        self._memory: np.ndarray | None = None
+        self.descriptor = -1
+        self.clip: SharedClip | None = None
+
+    def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
+        """An array of zeros in a new file; an earlier file of this object is given up.
+
+        Raises:
+            VideoError: if it needs more than the limit.
+        """
+        num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if num_bytes > self._limit_bytes:
+            raise VideoError(
+                f"{self._name}: {shape[0]} frames of {shape[2]}x{shape[1]} need {gibibytes(num_bytes)}, more than the "
+                f"{gibibytes(self._limit_bytes)} a decode worker may use; ask for fewer frames, or scale them down "
+                f"with short_side"
+            )
+        self.close()
+        self.descriptor = _anonymous_file()
+        os.ftruncate(self.descriptor, num_bytes)
+        self._memory = np.frombuffer(mmap.mmap(self.descriptor, num_bytes), np.uint8)
+        return self._memory.view(dtype).reshape(shape)
+
+    def hold(self, clip: Clip) -> None:
+        """Be the file of this clip, whose frames are copied only if they are not in it already."""
+        frames = clip.frames
+        if self._memory is None or not np.may_share_memory(frames, self._memory):  # a picture, or chosen frames
+            count, channels, height, width = frames.shape
+            there = self.allocate((count, height, width, channels)).transpose(0, 3, 1, 2)
+            there[:] = frames
+            frames = there
+        assert self._memory is not None
+        begin = self._memory.__array_interface__["data"][0]
+        offset = frames.__array_interface__["data"][0] - begin
+        others = {each.name: getattr(clip, each.name) for each in fields(clip) if each.name != "frames"}
+        self.clip = SharedClip(self._memory.nbytes, offset, frames.shape, frames.strides, others)
+
+    def close(self) -> None:
+        """Forget the file; what was mapped of it stays until its arrays are gone."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor, self._memory = -1, None
+
+
+def read_shared(
+    source: SourceFile, sampling: Sampling, options: ReadOptions, seed: int | None, limit_bytes: int
+) -> FrameFile:
+    """Read a clip into an anonymous file; what `DecodePool.read` calls in the worker.
 
     Raises:
-        VideoError: if the deadline passes, the process dies, or the source cannot be read.
+        VideoError: if the source cannot be read, or its frames need more than `limit_bytes`.
         SamplingError: if the sampling does not fit the video.
     """
-    check_reader(reader)
-    return run_isolated(source, _read_clip_here, source, sampling, reader, seed, deadline_seconds=deadline_seconds)
-
-
-def run_isolated(source: str, function: Callable[..., Answer], *args: object, deadline_seconds: float) -> Answer:
-    """Call `function(*args)` in a fresh interpreter, killed with SIGKILL at the deadline.
-
-    Args:
-        source: what is being read, for messages.
-        function: importable by name; it and its arguments are pickled.
-
-    Raises:
-        VideoError: if the deadline passes or the process dies.
-        VideoFlamingoError: what the function raised of this package's errors, unchanged.
-    """
-    python_path = os.pathsep.join([_PACKAGE_PARENT, *(entry for entry in sys.path if entry)])
+    if options.num_threads is None:  # the pool's workers are the parallelism
+        options = replace(options, num_threads=1)
+    rng = None if seed is None else np.random.default_rng(seed)
+    file = FrameFile(source.name, limit_bytes)
     try:
-        process = subprocess.run(
-            [sys.executable, "-c", "from videoflamingo.video.worker import serve; serve()"],
-            input=pickle.dumps((function, args)),
-            capture_output=True,
-            timeout=deadline_seconds,
-            env={**os.environ, "PYTHONPATH": python_path},
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise VideoError(
-            f"{source}: not read within {deadline_seconds:g} s, so its decoding process was killed; try the reader "
-            f"'pyav', a shorter range, or a longer deadline"
-        ) from error
-    if process.returncode != 0:
-        end = "signal " + str(-process.returncode) if process.returncode < 0 else "code " + str(process.returncode)
-        last_line = process.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise VideoError(
-            f"{source}: its decoding process died with {end} ({last_line or 'no message'}); try the reader 'pyav'"
-        )
-    answer = pickle.loads(process.stdout)
-    if isinstance(answer, VideoFlamingoError):
-        raise answer
-    return answer
+        with open_video(source, options, killable=True) as video:
+            file.hold(read_clip(video, sampling, rng, file.allocate, options.tolerance_seconds))
+        return file
+    except BaseException:
+        file.close()
+        raise
 
 
 def serve() -> None:
-    """Answer one request on stdin; the entry point of the process."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a decoder's library prints must not mix with the answer
-    function, args = pickle.loads(sys.stdin.buffer.read())
-    try:
-        answer = function(*args)
-    except VideoFlamingoError as error:
-        answer = error
-    with answers:
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+    """The life of a decode process, started as `python -c ... SOCKET PARENT_PID MEMORY_LIMIT_BYTES`."""
+    descriptor, parent, limit_bytes = (int(word) for word in sys.argv[1:4])
+    os.set_inheritable(descriptor, False)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills, also where the interpreter is stuck and no handler runs
+    _die_with(parent)
+    _limit_memory(limit_bytes)
+    channel = socket.socket(fileno=descriptor)
+    channel.sendall(ANSWER_HEADER.pack(0))  # ready
+    go_on = True
+    while go_on and (header := _receive(channel, REQUEST_HEADER.size)) is not None:
+        seconds, num_bytes = REQUEST_HEADER.unpack(header)
+        signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_ALARM_SECONDS) + ALARM_SLACK_SECONDS)
+        request = _receive(channel, num_bytes)
+        if request is None:
+            break
+        go_on = _answer(channel, request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _read_clip_here(source: str, sampling: Sampling, reader: str, seed: int | None) -> Clip:
-    rng = None if seed is None else np.random.default_rng(seed)
+def gibibytes(num_bytes: float) -> str:
+    """A size for people.
+
+    >>> gibibytes(3 << 29), gibibytes(300 << 20)
+    ('1.5 GiB', '300 MiB')
+    """
+    return f"{num_bytes / (1 << 30):.1f} GiB" if num_bytes >= 1 << 30 else f"{num_bytes / (1 << 20):.0f} MiB"
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the pool's thread that started it ends, where the kernel can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it is gone already
+        sys.exit(0)
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Have the kernel refuse more private memory, so that a decoder gets an error before the pool has to kill."""
+    import resource  # POSIX only; this module is imported everywhere
+
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard != resource.RLIM_INFINITY:
+        limit_bytes = min(limit_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def _receive(channel: socket.socket, num_bytes: int) -> bytearray | None:
+    """So many bytes; None if the pool has closed its end."""
+    received = bytearray(num_bytes)
+    rest = memoryview(received)
+    while rest:
+        count = channel.recv_into(rest)
+        if not count:
+            return None
+        rest = rest[count:]
+    return received
+
+
+def _answer(channel: socket.socket, request: bytearray) -> bool:
+    """Do what is asked and send what came of it.
+
+    Returns:
+        Whether this process is fit for more.
+    """
+    answer = _result(request)
+    file = answer if isinstance(answer, FrameFile) else None
+    if file is not None:
+        answer = file.clip
     try:
-        with open_video_to_be_killed(source, reader) as video:
-            return read_clip(video, sampling, rng)
-    except VideoError:
-        if reader != "auto":
-            raise
-    # decord failed or refused, or the file is damaged: PyAV reads it, or explains why it cannot be read.
-    rng = None if seed is None else np.random.default_rng(seed)
-    with open_video_to_be_killed(source, "pyav") as video:
-        return read_clip(video, sampling, rng)
+        body = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # noqa: BLE001 (whatever a class raises while it is pickled; it is reported)
+        answer = _failure("answer", error)
+        body = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    message = ANSWER_HEADER.pack(len(body)) + body
+    num_sent = 0
+    if file is not None:
+        num_sent = socket.send_fds(channel, [message], [file.descriptor])
+        file.close()
+    channel.sendall(memoryview(message)[num_sent:])
+    return not (isinstance(answer, Failure) and answer.kind == "memory")
+
+
+def _result(request: bytearray) -> object:
+    try:
+        folder, pickled = pickle.loads(request)
+        try:
+            os.chdir(folder)
+        except OSError:  # it is gone, and a relative path must not mean what it meant in an earlier folder
+            os.chdir(os.sep)
+        function, args = pickle.loads(pickled)
+    except Exception as error:  # noqa: BLE001 (whatever a class raises while it is unpickled; it is reported)
+        return _failure("request", error)
+    try:
+        return function(*args)
+    except Exception as error:  # noqa: BLE001 (one file must not stop the others; the error is sent to the pool)
+        if _ran_out_of_memory(error):
+            return _failure("memory", error)
+        return Raised(error) if isinstance(error, VideoFlamingoError) else _failure("bug", error)
+
+
+def _failure(kind: str, error: Exception) -> Failure:
+    if _ran_out_of_memory(error):
+        kind = "memory"
+    cause = f"{type(error).__name__}: {error}".strip(": ").replace("\n", " ")
+    return Failure(kind, cause, "".join(traceback.format_exception(error)))
+
+
+def _ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether that is behind an error: readers report what a decoder says, and it calls this damage."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _anonymous_file() -> int:
+    """Descriptor of a new file without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("frames")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
