@@ -50,6 +50,7 @@ HOMES = {
     "av": "videoflamingo/video/",
     "decord": "videoflamingo/video/",
     "torchcodec": "videoflamingo/video/",
+    "pyarrow": "videoflamingo/video/health.py",
     "xformers": "videoflamingo/models/attention.py",
     "timm": "videoflamingo/models/vision.py",
     "transformers": "videoflamingo/models/",
@@ -65,6 +66,7 @@ HOMES = {
 OPTIONAL = (
     "decord",
     "torchcodec",
+    "pyarrow",
     "xformers",
     "timm",
     "gguf",

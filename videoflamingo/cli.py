@@ -33,6 +33,7 @@ COMMANDS = {
     "ask": Command("videoflamingo.tools.ask", "answer a question about videos, caption them, or rank answers"),
     "inspect": Command("videoflamingo.tools.inspect_video", "show what is in a video file and what would be sampled"),
     "demo": Command("videoflamingo.tools.demo", "let the bundled model answer questions about sample videos"),
+    "scan": Command("videoflamingo.tools.scan_videos", "check a folder of videos and write an index of their health"),
     "recipes": Command("videoflamingo.tools.recipes", "list, copy and check training recipes"),
     "convert-openflamingo": Command(
         "videoflamingo.tools.convert_openflamingo", "turn an OpenFlamingo checkpoint into ours"
