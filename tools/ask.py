@@ -178,6 +178,8 @@ def main(argv: list[str] | None = None) -> int:
                 start_seconds=arguments.start,
                 end_seconds=arguments.end,
                 reader=arguments.reader,
+                tolerance_seconds=arguments.tolerance,
+                images_per_second=arguments.images_per_second if Path(source).is_dir() else None,
             )
         except (VideoError, SamplingError) as error:
             num_failed += 1
@@ -270,7 +272,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="videoflamingo ask",
         description="Answer a question about videos; without a question, caption them; with --choices, pick an answer.",
     )
-    parser.add_argument("videos", metavar="VIDEO", nargs="+", help="video or picture file")
+    parser.add_argument(
+        "videos", metavar="VIDEO", nargs="+", help="video or picture file, URL, or folder of numbered pictures"
+    )
     parser.add_argument("-q", "--question", help="what to ask (default: caption the video)")
     parser.add_argument(
         "--shots", type=Path, metavar="FILE.jsonl", help=f"examples to go by, one a line: {_SHOT_EXAMPLE}"
@@ -280,6 +284,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--start", type=float, metavar="S", help="seconds after the first frame to sample from")
     parser.add_argument("--end", type=float, metavar="S", help="seconds after the first frame to sample to")
     parser.add_argument("--reader", choices=READERS, default="auto", help="what decodes (default: auto, which is pyav)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="take a keyframe this near instead (default: 0, exact)",
+    )
+    parser.add_argument("--images-per-second", type=float, metavar="R", help="of videos that are folders of pictures")
     parser.add_argument("--choices", nargs="+", metavar="A", help="answers to pick from; put the videos before this")
     parser.add_argument(
         "--rank-by",

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from videoflamingo.clip import Clip, VideoInfo
 from videoflamingo.errors import SamplingError, UsageError, VideoError
-from videoflamingo.video import READERS, Sampling, contact_sheet, open_video, read_clip, read_isolated
+from videoflamingo.video import READERS, DecodePool, ReadOptions, Sampling, contact_sheet, open_video, read_clip
 from videoflamingo.video.sampling import SamplingMethod
 
 _INPUT_FAILED = 3
@@ -22,6 +22,7 @@ _DURATION_SOURCES = {
     "stream": "stream header",
     "container": "container header",
     "frames": "end of the last frame; the headers are silent or wrong",
+    "folder": "number of pictures and their rate",
     "picture": "a picture",
 }
 
@@ -35,18 +36,21 @@ class Inspection:
     clip: Clip
 
 
-def inspect(source: str, sampling: Sampling, reader: str = "auto") -> Inspection:
+def inspect(source: str, sampling: Sampling, options: ReadOptions) -> Inspection:
     """Look into one file and sample it.
 
     Raises:
         VideoError: if the file cannot be read.
         SamplingError: if the sampling does not fit it.
     """
-    with open_video(source, "auto" if reader == "decord" else reader) as video:
+    isolated = options.reader == "decord"
+    with open_video(source, replace(options, reader="auto") if isolated else options) as video:
         info = video.info
-        clip = None if reader == "decord" else read_clip(video, sampling, np.random.default_rng(_SEED))
+        rng = np.random.default_rng(_SEED)
+        clip = None if isolated else read_clip(video, sampling, rng, tolerance_seconds=options.tolerance_seconds)
     if clip is None:
-        clip = read_isolated(source, sampling, reader=reader, seed=_SEED)
+        with DecodePool(1) as pool:
+            clip = pool.read(source, sampling, options, _SEED).result()
     if info.duration_from == "picture":
         return Inspection(info, [0.0], clip)
     rng = np.random.default_rng(_SEED)
@@ -64,12 +68,15 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     sampling = _sampling(arguments)
+    options = ReadOptions(
+        arguments.reader, tolerance_seconds=arguments.tolerance, images_per_second=arguments.images_per_second
+    )
     if arguments.contact_sheet is not None:
         _check_destination(arguments.contact_sheet)
     clips, num_failed = [], 0
     for source in arguments.videos:
         try:
-            inspection = inspect(source, sampling, arguments.reader)
+            inspection = inspect(source, sampling, options)
         except (VideoError, SamplingError) as error:
             num_failed += 1
             if arguments.json:
@@ -119,6 +126,7 @@ def _record(source: str, inspection: Inspection) -> dict[str, object]:
         "times_asked": inspection.times_seconds,
         "frame_times": inspection.clip.pts_seconds.tolist(),
         "reader": inspection.clip.reader,
+        "reader_reason": inspection.clip.reader_reason,
     }
 
 
@@ -141,7 +149,7 @@ def _text(inspection: Inspection) -> str:
         [
             *lines,
             f"  asked     {_seconds(inspection.times_seconds)}",
-            f"  got       {_seconds(clip.pts_seconds.tolist())}   ({clip.reader})",
+            f"  got       {_seconds(clip.pts_seconds.tolist())}   ({clip.reader}: {clip.reader_reason})",
         ]
     )
 
@@ -155,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="videoflamingo inspect",
         description="Show what is in video files, which times would be sampled, and which frames are shown then.",
     )
-    parser.add_argument("videos", metavar="VIDEO", nargs="+", help="video or picture file")
+    parser.add_argument(
+        "videos", metavar="VIDEO", nargs="+", help="video or picture file, URL, or folder of numbered pictures"
+    )
     parser.add_argument("--num-frames", type=int, default=8, help="frames to sample (default: 8)")
     parser.add_argument(
         "--sampling", choices=get_args(SamplingMethod), help="how times are chosen (default: uniform; fps with --fps)"
@@ -165,6 +175,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--start", type=float, metavar="S", help="seconds after the first frame to sample from")
     parser.add_argument("--end", type=float, metavar="S", help="seconds after the first frame to sample to")
     parser.add_argument("--reader", choices=READERS, default="auto", help="what decodes (default: auto, which is pyav)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="take a keyframe this near instead (default: 0, exact)",
+    )
+    parser.add_argument("--images-per-second", type=float, metavar="R", help="of a folder of numbered pictures")
     parser.add_argument("--contact-sheet", type=Path, metavar="OUT.png", help="draw the sampled frames into a picture")
     parser.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
     return parser

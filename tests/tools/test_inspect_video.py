@@ -39,7 +39,7 @@ def test_text_tells_what_is_in_the_file_and_what_is_sampled(video: str, capsys: 
         "  duration  2.000 s (stream header), first frame at 0.000 s of the file's clock",
         "  rate      10 frames per second (constant), 20 frames in the header",
         "  asked     0.250 0.750 1.250 1.750 s",
-        "  got       0.200 0.700 1.200 1.700 s   (pyav)",
+        "  got       0.200 0.700 1.200 1.700 s   (pyav: exact for every kind of file)",
     ]
 
 
@@ -89,7 +89,7 @@ def test_a_picture_has_one_time(tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = tmp_path / "a.png"
     Image.new("RGB", (8, 6)).save(path)
     assert main([str(path)]) == 0
-    assert "  asked     0.000 s\n  got       0.000 s   (picture)\n" in capsys.readouterr().out
+    assert "  asked     0.000 s\n  got       0.000 s   (picture: a still picture)\n" in capsys.readouterr().out
 
 
 def test_the_contact_sheet_is_written(video: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
