@@ -32,7 +32,7 @@ fi
 endef
 
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-oldest lint bench openflamingo setup
+.PHONY: help demo test test-oldest lint bench prove readers openflamingo setup
 
 help:
 	@echo "make demo          install, then let the bundled model answer questions about videos"
@@ -40,6 +40,8 @@ help:
 	@echo "make test-oldest   run the tests of models and training on the oldest supported versions"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         run the benchmarks; results are appended to benchmarks/results"
+	@echo "make prove         long proofs: 1,000 damaged videos through the decode pool (10 minutes)"
+	@echo "make readers       every kind of video file through every reader; writes docs/readers.md (10 minutes)"
 	@echo "make openflamingo  install OpenFlamingo in an environment of its own, for comparisons"
 
 demo: setup
@@ -59,6 +61,12 @@ lint: setup
 
 bench: setup openflamingo
 	@set -e; for program in $(wildcard benchmarks/[a-z]*.py); do echo "== $$program"; $(VENV)/bin/python "$$program"; done
+
+prove: setup
+	@$(VENV)/bin/python benchmarks/damaged_files.py
+
+readers: setup
+	@$(VENV)/bin/python tests/video/readers_table.py
 
 openflamingo: $(OPENFLAMINGO_STAMP)
 

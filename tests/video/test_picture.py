@@ -128,7 +128,7 @@ def test_bytes_and_open_files_are_read_too(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(RED_LEFT).save(path)
     for source in (SourceFile.of(path.read_bytes()), SourceFile.of(io.BytesIO(path.read_bytes()))):
-        assert is_picture(source)
+        assert is_picture(source, source.head(12))
         with PictureReader(source) as video:
             np.testing.assert_array_equal(video.frames_at([0.0])[0][0].transpose(1, 2, 0), RED_LEFT)
             assert video.info.num_bytes == path.stat().st_size
@@ -164,7 +164,7 @@ def test_a_decompression_bomb_is_refused_with_its_size(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     source = SourceFile.of(path)
-    assert is_picture(source)
+    assert is_picture(source, source.head(12))
     with pytest.raises(VideoError, match=r"bomb\.png: the picture is too large to open safely \(.*400000000 pixels"):
         PictureReader(source)
 
@@ -197,8 +197,10 @@ def webp(tmp_path: Path) -> SourceFile:
 def test_an_animated_webp_is_a_video_and_a_still_one_a_picture(webp: SourceFile, tmp_path: Path) -> None:
     still = tmp_path / "still.webp"
     moving(0).save(still)
-    assert is_animated_webp(webp) and not is_picture(webp)
-    assert is_picture(SourceFile.of(still)) and not is_animated_webp(SourceFile.of(still))
+    assert is_animated_webp(webp, webp.head(12)) and not is_picture(webp, webp.head(12))
+    still_source = SourceFile.of(still)
+    assert is_picture(still_source, still_source.head(12))
+    assert not is_animated_webp(still_source, still_source.head(12))
 
 
 def test_an_animated_webp_shows_its_frames_by_time_over_white(webp: SourceFile) -> None:

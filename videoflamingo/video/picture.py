@@ -22,6 +22,8 @@ from videoflamingo.video.timeline import checked_times, number_shown_at
 # First bytes of the formats read here; everything else goes to the video readers.
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*", b"GIF8", b"RIFF")
 
+HEAD_BYTES = 12  # enough to tell the formats apart
+
 _ORIENTATION = 0x0112  # the EXIF entry; from 5 on, upright is a quarter turn away from stored
 
 # What browsers and FFmpeg show a frame for that gives no duration.
@@ -38,13 +40,12 @@ class PictureHeader:
     pixel_format: str
 
 
-def is_picture(source: SourceFile) -> bool:
+def is_picture(source: SourceFile, head: bytes) -> bool:
     """Whether the source is a still picture, judged by its content; an animated GIF, PNG or WebP is a video.
 
-    Raises:
-        VideoError: if the source cannot be read.
+    Args:
+        head: its first `HEAD_BYTES` bytes, or all if it is shorter.
     """
-    head = source.head(12)
     if not head.startswith(_SIGNATURES) or (head.startswith(b"RIFF") and head[8:12] != b"WEBP"):
         return False
     try:
@@ -57,14 +58,9 @@ def is_picture(source: SourceFile) -> bool:
         return True
 
 
-def is_animated_webp(source: SourceFile) -> bool:
-    """Whether the source is an animated WebP, judged by its content.
-
-    Raises:
-        VideoError: if the source cannot be read.
-    """
-    head = source.head(12)
-    return head.startswith(b"RIFF") and head[8:12] == b"WEBP" and not is_picture(source)
+def is_animated_webp(source: SourceFile, head: bytes) -> bool:
+    """Whether the source is an animated WebP, judged by its content; arguments as for `is_picture`."""
+    return head.startswith(b"RIFF") and head[8:12] == b"WEBP" and not is_picture(source, head)
 
 
 def picture_header(source: SourceFile) -> PictureHeader:

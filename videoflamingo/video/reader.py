@@ -15,7 +15,7 @@ from videoflamingo.errors import SamplingError, UsageError
 from videoflamingo.video.decord_reader import DecordReader
 from videoflamingo.video.folder import FolderReader
 from videoflamingo.video.options import ReadOptions
-from videoflamingo.video.picture import AnimationReader, PictureReader, is_animated_webp, is_picture
+from videoflamingo.video.picture import HEAD_BYTES, AnimationReader, PictureReader, is_animated_webp, is_picture
 from videoflamingo.video.pyav import Allocate, PyavReader
 from videoflamingo.video.sampling import Sampling
 from videoflamingo.video.source import Source, SourceFile
@@ -81,12 +81,16 @@ def open_video(source: Source, options: ReadOptions | None = None, *, killable: 
             f"{file.name}: images_per_second={options.images_per_second} is for folders of numbered pictures; leave it "
             "out"
         )
-    if is_picture(file):
+    head = file.head(HEAD_BYTES)
+    if is_picture(file, head):
         return PictureReader(file, options, "a still picture")
-    if is_animated_webp(file):
+    if is_animated_webp(file, head):
         return AnimationReader(file, options, "FFmpeg cannot read animated WebP")
     if options.reader in ("auto", "pyav"):
-        return PyavReader(file, options, "named" if options.reader == "pyav" else "exact for every kind of file")
+        why = "exact for every kind of file"
+        if options.tolerance_seconds:
+            why = f"takes keyframes within {options.tolerance_seconds:g} s"
+        return PyavReader(file, options, "named" if options.reader == "pyav" else why)
     with PyavReader(file, replace(options, num_threads=1)) as video:
         info = video.info
     reader = TorchcodecReader if options.reader == "torchcodec" else DecordReader

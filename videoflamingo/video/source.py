@@ -124,7 +124,8 @@ class SourceFile:
         except ImportError as error:
             raise UsageError(f"{self.name}: URLs need fsspec: pip install 'videoflamingo[remote]'") from error
         try:
-            return fsspec.open(self.name, "rb", block_size=_READ_AHEAD_BYTES).open()
+            system, path = fsspec.core.url_to_fs(self.name)
+            return system.open(path, "rb", block_size=_READ_AHEAD_BYTES)
         except ImportError as error:  # fsspec names the package its protocol needs
             raise UsageError(f"{self.name}: {error}") from error
         except ValueError as error:
