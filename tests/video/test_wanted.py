@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from videoflamingo.video.wanted import WantedFrames
+from videoflamingo.video.wanted import SentPackets, WantedFrames
 
 
 def all_found(ticks: list[int], packets: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
@@ -81,3 +81,19 @@ def test_times_after_the_last_frame_are_told_apart() -> None:
         wanted.add(pts, dts)
     wanted.finish()
     assert (wanted.positions, wanted.num_before_last) == ({0: [0], 4: [1], 8: [2]}, 2)
+
+
+def test_a_frame_is_doubtful_from_a_broken_one_to_the_next_keyframe() -> None:
+    sent = SentPackets()
+    for pts, is_keyframe in [(0, True), (4, False), (2, False), (8, True), (6, False), (9, False)]:  # 6 leads 8
+        sent.add(pts, is_keyframe)
+    sent.mark_broken(4)
+    assert [sent.broken_before(pts) for pts in (0, 4, 2, 8, 6, 9)] == [None, 4, 4, None, 4, None]
+    assert not sent.first_is_broken
+
+
+def test_frames_that_did_not_come_out_are_known() -> None:
+    sent = SentPackets()
+    for pts in (0, 2, 1):
+        sent.add(pts, pts == 0)
+    assert sent.not_among({0, 1}) == [2]

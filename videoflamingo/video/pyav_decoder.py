@@ -15,7 +15,7 @@ from videoflamingo.errors import VideoError
 from videoflamingo.video import probe
 from videoflamingo.video.nal_units import nal_length_bytes, only_begins_to_renew
 from videoflamingo.video.source import SourceFile
-from videoflamingo.video.wanted import WantedFrames
+from videoflamingo.video.wanted import SentPackets, WantedFrames
 
 # Takes a frame and the positions of the wanted times that show it; later calls for a position replace earlier ones.
 Give = Callable[[Sequence[int], VideoFrame], None]
@@ -52,44 +52,6 @@ _DROP_BROKEN_FRAMES = ("hevc",)
 _AVI_CHUNK_HEADER_BYTES = 8
 
 _BEGINNING = object()
-
-
-class _Sent:
-    """Packets sent to the decoder, in order, and which of them came out broken."""
-
-    def __init__(self) -> None:
-        self._packets: list[tuple[int | None, bool]] = []  # presentation time, whether a keyframe
-        self._place: dict[int, int] = {}  # of each presentation time
-        self._corrupt: list[int] = []  # places
-
-    def add(self, packet: Packet) -> None:
-        if packet.pts is not None:
-            self._place.setdefault(packet.pts, len(self._packets))
-        self._packets.append((packet.pts, packet.is_keyframe))
-
-    def mark_corrupt(self, pts: int | None) -> None:
-        self._corrupt.append(0 if pts is None else self._place.get(pts, 0))
-
-    def not_among(self, came_out: set[int]) -> list[int]:
-        """Presentation times that were sent and of which no frame came out."""
-        return [pts for pts in self._place if pts not in came_out]
-
-    @property
-    def first_is_corrupt(self) -> bool:
-        return 0 in self._corrupt
-
-    def corrupt_before(self, pts: int) -> int | None:
-        """Presentation time of a broken frame that this one may refer to; None if there is none."""
-        place = keyframe = self._place[pts]
-        while keyframe > 0:
-            keyframe_pts, is_keyframe = self._packets[keyframe]
-            if is_keyframe and keyframe_pts is not None and keyframe_pts <= pts:
-                break
-            keyframe -= 1
-        for corrupt in self._corrupt:
-            if keyframe <= corrupt <= place:
-                return self._packets[corrupt][0] or 0
-        return None
 
 
 class PyavDecoder:
@@ -250,22 +212,21 @@ class PyavDecoder:
         """As `read`, by the times of packets: what is not needed is not decoded. None if that does not work here."""
         wanted = WantedFrames(ticks)
         waiting: deque[Packet] = deque()  # read, but not yet known whether wanted
-        sent = _Sent()
+        sent = SentPackets()
         given: set[int] = set()
         came_out: set[int] = set()
         leaves_out = self.stream.codec_context.name in _UNREFERENCED_IS_MARKED
-
         latest: int | None = None
 
         def decode(packet: Packet | None) -> None:
             nonlocal latest
             if packet is not None:
-                sent.add(packet)
+                sent.add(packet.pts, packet.is_keyframe)
                 needed = packet.pts in wanted.positions or not leaves_out
                 self.stream.codec_context.skip_frame = "DEFAULT" if needed else "NONREF"
             for frame in self._decode(packet):
                 if frame.is_corrupt:
-                    sent.mark_corrupt(frame.pts)
+                    sent.mark_broken(frame.pts)
                 if frame.pts is not None:
                     came_out.add(frame.pts)
                     if latest is not None and frame.pts < latest:
@@ -277,7 +238,7 @@ class PyavDecoder:
 
         keyframe_pts: int | None = None
         num_after = 0
-        for packet in self._packets():
+        for packet in self._packets(may_end=lambda: wanted.all_decided):
             if not self._from_beginning and keyframe_pts is None:
                 if not packet.is_keyframe:
                     continue
@@ -285,7 +246,7 @@ class PyavDecoder:
                     return None
                 keyframe_pts = packet.pts
             leading = keyframe_pts is not None and packet.pts is not None and packet.pts < keyframe_pts
-            if packet.is_corrupt and self._loses_frames:
+            if packet.is_corrupt and self._loses_frames and not wanted.all_decided:
                 raise VideoError(f"{self.source.name}: {self._damage('an incomplete packet')}")
             wanted.add(packet.pts, packet.dts, shown=not packet.is_discard and not leading)
             if wanted.disordered:
@@ -309,15 +270,15 @@ class PyavDecoder:
         if self.stream.codec_context.name in _DROP_BROKEN_FRAMES:
             for pts in sent.not_among(came_out):
                 if pts >= self.origin:
-                    sent.mark_corrupt(pts)
+                    sent.mark_broken(pts)
                     given |= {pts} & wanted.positions.keys()
         if not wanted.positions or len(given) < len(wanted.positions):
             self._plain = True
             return None
-        if sent.first_is_corrupt and not self._from_beginning:  # this keyframe does not stand for itself
+        if sent.first_is_broken and not self._from_beginning:  # this keyframe does not stand for itself
             return None
         for pts in wanted.positions:
-            if (corrupt := sent.corrupt_before(pts)) is not None:
+            if (corrupt := sent.broken_before(pts)) is not None:
                 raise self._broken(corrupt)
         return wanted.num_before_last
 
@@ -406,8 +367,12 @@ class PyavDecoder:
         context = self.stream.codec_context
         return context.name == "h264" and only_begins_to_renew(packet, nal_length_bytes(context.extradata))
 
-    def _packets(self) -> Iterator[Packet]:
-        """Packets from here to the end."""
+    def _packets(self, may_end: Callable[[], bool] = lambda: False) -> Iterator[Packet]:
+        """Packets from here to the end.
+
+        Args:
+            may_end: whether no more are needed, so that what cannot be read is taken for the end.
+        """
         try:
             for packet in self.container.demux(self.stream):
                 if packet.size == 0 and packet.pts is None:  # PyAV's mark of the end
@@ -418,7 +383,8 @@ class PyavDecoder:
                 if packet.pts is not None:
                     self._reached = packet.pts
         except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(f"{self.source.name}: {self._damage(_cause(error))}") from error
+            if not may_end():
+                raise VideoError(f"{self.source.name}: {self._damage(_cause(error))}") from error
 
     def _decode(self, packet: Packet | None) -> Sequence[VideoFrame]:
         """Frames that come out when a packet goes in; None for the end of what goes in."""

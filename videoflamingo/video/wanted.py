@@ -81,3 +81,55 @@ class WantedFrames:
         if best is not None:
             self.positions.setdefault(best, []).append(self._decided)
         self._decided += 1
+
+
+class SentPackets:
+    """Packets sent to a decoder, in stored order, and which of their frames are broken.
+
+    A frame may refer to any that was decoded before it, back to the keyframe it follows; so one broken frame makes the
+    rest of its group doubtful.
+
+    >>> sent = SentPackets()
+    >>> for pts, is_keyframe in [(0, True), (3, False), (1, False), (6, True), (7, False)]:
+    ...     sent.add(pts, is_keyframe)
+    >>> sent.mark_broken(3)
+    >>> sent.broken_before(0), sent.broken_before(1), sent.broken_before(7)
+    (None, 3, None)
+    """
+
+    def __init__(self) -> None:
+        self._packets: list[tuple[int | None, bool]] = []  # presentation time, whether a keyframe
+        self._place: dict[int, int] = {}  # of each presentation time
+        self._broken: list[int] = []  # places
+
+    def add(self, pts: int | None, is_keyframe: bool) -> None:
+        """Take note of a packet."""
+        if pts is not None:
+            self._place.setdefault(pts, len(self._packets))
+        self._packets.append((pts, is_keyframe))
+
+    def mark_broken(self, pts: int | None) -> None:
+        """A frame came out broken, or did not come out; the first of all if it has no time."""
+        self._broken.append(0 if pts is None else self._place.get(pts, 0))
+
+    def not_among(self, came_out: set[int]) -> list[int]:
+        """Presentation times that were sent and of which no frame came out."""
+        return [pts for pts in self._place if pts not in came_out]
+
+    @property
+    def first_is_broken(self) -> bool:
+        """Whether the frame that decoding began with is broken."""
+        return 0 in self._broken
+
+    def broken_before(self, pts: int) -> int | None:
+        """Presentation time of a broken frame that this one is or may refer to; None if there is none."""
+        place = keyframe = self._place[pts]
+        while keyframe > 0:
+            keyframe_pts, is_keyframe = self._packets[keyframe]
+            if is_keyframe and keyframe_pts is not None and keyframe_pts <= pts:
+                break
+            keyframe -= 1
+        for broken in self._broken:
+            if keyframe <= broken <= place:
+                return self._packets[broken][0] or 0
+        return None
