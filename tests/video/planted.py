@@ -1,5 +1,6 @@
 """What a decoder may do to a worker, in functions that `tests/video/test_pool.py` has workers call."""
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 
 from videoflamingo.errors import VideoError
 
@@ -18,6 +20,16 @@ _KEPT: list[object] = []
 
 def process() -> int:
     return os.getpid()
+
+
+def resident_bytes_and_frame_files() -> tuple[int, int]:
+    """Of this process: its memory, and how many frame files it has open."""
+    files = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            if "memfd:frames" in os.readlink(f"/proc/self/fd/{name}"):
+                files.add(os.stat(f"/proc/self/fd/{name}").st_ino)
+    return psutil.Process().memory_info().rss, len(files)
 
 
 def sleep_with_the_lock(seconds: int) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -598,6 +599,132 @@ def test_memory_of_dropped_clips_is_given_back(encode: Encode, pool: DecodePool)
             before = psutil.Process().memory_info().rss
     assert num_bytes > 200 * MEBIBYTE
     assert psutil.Process().memory_info().rss - before < 20 * MEBIBYTE
+
+
+def files_seen(clips: list[Clip]) -> set[str]:
+    """The frame files behind clips, by their inode; a file that is used again is the same one."""
+    places = {clip.frames.__array_interface__["data"][0] for clip in clips}
+    return {
+        inode
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        for span, _, _, _, inode, *_ in [line.split()]
+        if any(int(span.split("-")[0], 16) <= place < int(span.split("-")[1], 16) for place in places)
+    }
+
+
+def file_of(clip: Clip) -> str:
+    (inode,) = files_seen([clip])
+    return inode
+
+
+def test_the_memory_of_a_dropped_clip_is_used_for_the_next_ones(encode: Encode, pool: DecodePool) -> None:
+    path, sampling = encode("h264.mp4"), Sampling(num_frames=4)
+    used = [file_of(pool.read(path, sampling).result()) for _ in range(40)]
+    assert len(set(used)) <= 3
+
+
+def test_clips_that_are_held_stay_as_they_are_also_after_their_worker_was_killed(encode: Encode) -> None:
+    path = encode("h264.mp4")
+    samplings = [Sampling(num_frames=1 + number % 7) for number in range(20)]
+    with DecodePool(1) as pool:
+        held = []
+        for sampling in samplings:
+            held.append(pool.read(path, sampling).result())
+            pool.read(path, replace(sampling, start_seconds=2.0)).result()  # dropped, so that files are used again
+        assert len(files_seen(held)) == len(held)
+        assert "died" in message_of(pool.run("clip.mp4", planted.die, signal.SIGSEGV))
+        after = [pool.read(path, sampling).result() for sampling in samplings]
+        assert len(files_seen(held + after)) == 2 * len(held)
+    for sampling, before_kill, after_kill in zip(samplings, held, after, strict=True):
+        expected = in_this_process(path, sampling).frames
+        np.testing.assert_array_equal(before_kill.frames, expected)
+        np.testing.assert_array_equal(after_kill.frames, expected)
+
+
+def test_memory_is_not_used_again_while_only_a_tensor_or_a_part_refers_to_it(encode: Encode, pool: DecodePool) -> None:
+    torch = pytest.importorskip("torch")
+    path, sampling, other = encode("h264.mp4"), Sampling(num_frames=4), Sampling(num_frames=4, start_seconds=2.0)
+    expected = in_this_process(path, sampling).frames
+    tensor = torch.from_numpy(pool.read(path, sampling).result().frames)
+    part = pool.read(path, sampling).result().frames[1, :, ::2]
+    view = memoryview(pool.read(path, sampling).result().frames)
+    gc.collect()
+    for _ in range(10):
+        pool.read(path, other).result()
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+    np.testing.assert_array_equal(part, expected[1, :, ::2])
+    np.testing.assert_array_equal(np.asarray(view), expected)
+
+
+def test_what_was_written_to_a_clip_is_not_in_the_next_one(encode: Encode, pool: DecodePool) -> None:
+    path, sampling = encode("h264.mp4"), Sampling(num_frames=4)
+    expected = in_this_process(path, sampling).frames
+    for _ in range(10):
+        clip = pool.read(path, sampling).result()
+        np.testing.assert_array_equal(clip.frames, expected)
+        clip.frames[:] = 7
+
+
+def test_a_clip_that_a_forked_process_holds_stays_as_it_is_there(encode: Encode, pool: DecodePool) -> None:
+    path, sampling, other = encode("h264.mp4"), Sampling(num_frames=4), Sampling(num_frames=4, start_seconds=2.0)
+    clip = pool.read(path, sampling).result()
+    expected, inode = clip.frames.copy(), file_of(clip)
+    begin, proceed = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            os.read(begin, 1)
+            code = 0 if np.array_equal(clip.frames, expected) else 1
+        finally:
+            os._exit(code)
+    clip.frames[:] = 0  # seen by this process alone
+    del clip
+    used = set()
+    for _ in range(10):
+        later = pool.read(path, other).result()
+        assert not np.array_equal(later.frames, expected)
+        used.add(file_of(later))
+    os.write(proceed, b".")
+    _, status = os.waitpid(child, 0)
+    os.close(begin)
+    os.close(proceed)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert inode not in used
+    assert len(used) <= 3  # those mapped after the fork are used again
+
+
+def test_memory_stays_the_same_over_hundreds_of_clips_of_changing_sizes(encode: Encode, pool: DecodePool) -> None:
+    path = encode("h264.mp4")
+    sizes = [int(number) for number in np.random.default_rng(0).integers(1, 200, 320)]  # 37 KB to 7 MB a clip
+    num_bytes, before = 0, (0, 0)
+    for number, num_frames in enumerate(sizes):
+        clip = pool.read(path, Sampling(num_frames=num_frames)).result()
+        num_bytes += int(clip.frames.sum(dtype=np.int64) > 0) * clip.frames.nbytes  # every page is read
+        here, (there, num_files) = psutil.Process().memory_info().rss, worker_state(pool)
+        assert num_files <= 4
+        if number == 60:
+            before = here, there
+    assert num_bytes > 1000 * MEBIBYTE
+    assert here - before[0] < 20 * MEBIBYTE
+    assert there - before[1] < 20 * MEBIBYTE
+
+
+def test_a_worker_keeps_little_memory_when_many_clips_or_a_large_one_are_given_back(encode: Encode) -> None:
+    path = encode("h264.mp4")
+    with DecodePool(1, memory_limit_bytes=512 * MEBIBYTE) as pool:
+        clips = [pool.read(path, Sampling(num_frames=200)).result() for _ in range(20)]
+        assert worker_state(pool)[1] <= 4
+        clips.clear()
+        pool.read(path, Sampling(num_frames=200)).result()
+        assert worker_state(pool)[1] <= 3
+        before = worker_state(pool)[0]
+        pool.read(path, Sampling(num_frames=3000)).result()  # 105 MiB, more than an eighth of the limit
+        assert worker_state(pool)[0] - before < 20 * MEBIBYTE
+
+
+def worker_state(pool: DecodePool) -> tuple[int, int]:
+    return pool.run("state", planted.resident_bytes_and_frame_files).result()
 
 
 def test_frames_outlive_the_pool(encode: Encode) -> None:

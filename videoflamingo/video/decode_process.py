@@ -4,9 +4,7 @@ The other end is `worker.serve`.
 """
 
 import contextlib
-import ctypes
 import errno
-import functools
 import mmap
 import os
 import pickle
@@ -17,7 +15,6 @@ import subprocess
 import sys
 import time
 import traceback
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +22,7 @@ import numpy as np
 
 from videoflamingo.clip import Clip
 from videoflamingo.errors import VideoError
+from videoflamingo.video.frame_memory import GivenBack, MappedFile
 from videoflamingo.video.worker import ANSWER_HEADER, REQUEST_HEADER, Failure, Raised, SharedClip, gibibytes
 
 # How often a waiting thread looks at its worker's memory, and whether the pool was closed.
@@ -64,6 +62,7 @@ class DecodeProcess:
 
     def __init__(self, memory_limit_bytes: int) -> None:
         self.num_files = 0
+        self.given_back = GivenBack()
         self._memory_limit_bytes = memory_limit_bytes
         self._seconds = _START_SECONDS
         self._output = b""
@@ -119,10 +118,15 @@ class DecodeProcess:
     def resident_bytes(self, shared: bool = True) -> int:
         """Memory it holds, with or without what it shares (frames, libraries); 0 where no system tells (Linux does)."""
         try:
-            with open(f"/proc/{self._process.pid}/statm", "rb") as file:
-                _, resident, of_these_shared, *_ = (int(word) * mmap.PAGESIZE for word in file.read().split())
+            descriptor = os.open(f"/proc/{self._process.pid}/statm", os.O_RDONLY)
         except OSError:
             return 0
+        try:
+            _, resident, of_these_shared, *_ = (int(word) * mmap.PAGESIZE for word in os.read(descriptor, 200).split())
+        except (OSError, ValueError):  # it ended just now
+            return 0
+        finally:
+            os.close(descriptor)
         return resident if shared else resident - of_these_shared
 
     def end(self) -> None:
@@ -144,12 +148,15 @@ class DecodeProcess:
         self._seconds = seconds
         deadline = time.monotonic() + seconds
         unsent = memoryview(message)
+        watches_room = False
         received = bytearray()
         descriptors: list[int] = []
         try:
             while True:
                 if unsent:
                     unsent = unsent[self._send(unsent) :]
+                if watches_room != bool(unsent):
+                    watches_room = bool(unsent)
                     watched = selectors.EVENT_READ | (selectors.EVENT_WRITE if unsent else 0)
                     self._selector.modify(self._channel, watched)
                 seconds_left = deadline - time.monotonic()
@@ -242,49 +249,26 @@ class DecodeProcess:
         self._process.wait()
 
 
-class MappedFile:
-    """The bytes of an anonymous file as an array's memory, given back when no array refers to it.
+def received(body: bytearray, descriptors: list[int], given_back: GivenBack) -> object:
+    """An answer, with a `Clip` made of the frames in a descriptor; the descriptors are closed.
 
-    Not `mmap.mmap`, which before Python 3.13 keeps a descriptor open for as long: 1,000 clips, 1,000 open files.
-    The mapping is private: what is written to the array is seen by nobody else.
+    Args:
+        given_back: where the number of the frames' file is noted when the clip is gone.
     """
-
-    def __init__(self, descriptor: int, num_bytes: int) -> None:
-        library = _c_library()
-        address = library.mmap(None, num_bytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, descriptor, 0)
-        if address == ctypes.c_void_p(-1).value:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        weakref.finalize(self, library.munmap, address, num_bytes).atexit = False
-        self.__array_interface__ = {"version": 3, "shape": (num_bytes,), "typestr": "|u1", "data": (address, False)}
-
-
-@functools.cache
-def _c_library() -> ctypes.CDLL:
-    library = ctypes.CDLL(None, use_errno=True)
-    size, number = ctypes.c_size_t, ctypes.c_int
-    library.mmap.argtypes = [ctypes.c_void_p, size, number, number, number, ctypes.c_long]
-    library.mmap.restype = ctypes.c_void_p
-    library.munmap.argtypes = [ctypes.c_void_p, size]
-    return library
-
-
-def received(body: bytearray, descriptors: list[int]) -> object:
-    """An answer, with a `Clip` made of the frames in a descriptor; the descriptors are closed."""
     try:
         answer = pickle.loads(body)
-        return _clip(answer, descriptors) if isinstance(answer, SharedClip) else answer
+        return _clip(answer, descriptors, given_back) if isinstance(answer, SharedClip) else answer
     except Exception as error:  # noqa: BLE001 (whatever a class raises while it is unpickled; it is reported)
         return Failure("answer", f"{type(error).__name__}: {error}", traceback.format_exc())
     finally:
         _close_all(descriptors)
 
 
-def _clip(shared: SharedClip, descriptors: list[int]) -> Clip | Raised:
+def _clip(shared: SharedClip, descriptors: list[int], given_back: GivenBack) -> Clip | Raised:
     try:
         if not descriptors:  # the kernel drops a descriptor for which this process has no number left
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        memory = np.asarray(MappedFile(descriptors[0], shared.num_bytes))
+        memory = np.asarray(MappedFile(descriptors[0], shared.num_bytes, shared.number, given_back))
     except OSError as error:
         return Raised(
             VideoError(

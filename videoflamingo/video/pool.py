@@ -8,7 +8,8 @@
                 print(error)  # names the file and the cause; the next files are read all the same
 
 Frames are not copied on their way: the worker decodes into an anonymous file in memory, and `Clip.frames` is that file,
-mapped here. One thread here supervises each worker. See `worker` for what runs there, and docs/decisions/0014 for why.
+mapped here. One thread here supervises each worker. See `worker` for what runs there, `frame_memory` for the files, and
+docs/decisions/0014 for why.
 """
 
 import atexit
@@ -145,8 +146,8 @@ class DecodePool:
             UsageError: as `run`, or if the source is none.
         """
         file = SourceFile.of(source)
-        args = (file, sampling, options or ReadOptions(), seed, self._crew.memory_limit_bytes)
-        # What `read_shared` returns becomes a Clip on its way.
+        args = (file, sampling, options or ReadOptions(), seed)
+        # The worker adds the first argument of `read_shared`, and what that returns becomes a Clip on its way.
         reading = cast(Callable[..., Clip], read_shared)
         return self.run(file.name, reading, *args, deadline_seconds=deadline_seconds)
 
@@ -160,13 +161,13 @@ class DecodePool:
             submit: such as `lambda path: pool.read(path, sampling)`.
 
         Yields:
-            Each request with its future, which is done, in the order of the requests. At most `2 * num_workers` are
+            Each request with its future, which is done, in the order of the requests. At most `4 * num_workers` are
             under way; those are cancelled if the iterator is closed early.
         """
         under_way: deque[tuple[Request, Future[Answer]]] = deque()
         try:
             for request in requests:
-                if len(under_way) == 2 * self.num_workers:
+                if len(under_way) == 4 * self.num_workers:
                     yield _finished(under_way.popleft())
                 under_way.append((request, submit(request)))
             while under_way:
@@ -306,15 +307,16 @@ class _Crew:
             worker = None
         try:
             worker = worker or self._start()
+            message = (task.folder, worker.given_back.take_all(), request)
             body, descriptors = worker.ask(
-                pickle.dumps((task.folder, request), pickle.HIGHEST_PROTOCOL), task.deadline_seconds, self._is_killed
+                pickle.dumps(message, pickle.HIGHEST_PROTOCOL), task.deadline_seconds, self._is_killed
             )
         except WorkerLostError as lost:
             if worker is not None:
                 self._dismiss(worker)
             task.future.set_exception(VideoError(f"{task.name}: {lost.reason}; {lost.remedy}"))
             return None
-        answer = received(body, descriptors)
+        answer = received(body, descriptors, worker.given_back)
         # One that ran out of memory may be in any state, and no file pays for what others leaked.
         spent = isinstance(answer, Failure) and answer.kind == "memory"
         spent = spent or worker.resident_bytes(shared=False) > self.memory_limit_bytes // 2

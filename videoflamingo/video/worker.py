@@ -5,20 +5,18 @@ whatever it imports (torch, and an unguarded script would run twice), and cannot
 workers. It imports no torch.
 
 Requests and answers are pickles on a socket, each after its length. Frames are not among them: they are written to an
-anonymous file in memory, whose descriptor goes to the pool. It has no name, so nothing can be left behind by a kill.
+anonymous file in memory, whose descriptor goes to the pool; see `frame_memory`.
 """
 
 import ctypes
 import errno
 import math
-import mmap
 import os
 import pickle
 import signal
 import socket
 import struct
 import sys
-import tempfile
 import traceback
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -28,6 +26,7 @@ import numpy.typing as npt
 
 from videoflamingo.clip import Clip
 from videoflamingo.errors import VideoError, VideoFlamingoError
+from videoflamingo.video.frame_memory import FrameFile, FrameFiles
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.reader import open_video, read_clip
 from videoflamingo.video.sampling import Sampling
@@ -70,14 +69,16 @@ class Raised:
 
 @dataclass(frozen=True)
 class SharedClip:
-    """A clip whose frames are in an anonymous file: all that is needed to see them there.
+    """A clip whose frames are in a frame file: all that is needed to see them there.
 
     Args:
-        num_bytes: size of the file.
+        number: of the file.
+        num_bytes: how much of the file, from its beginning, the clip is given.
         offset, shape, strides: of the frames in it, in bytes; they are uint8.
         others: the other fields of the `Clip`.
     """
 
+    number: int
     num_bytes: int
     offset: int
     shape: tuple[int, ...]
@@ -85,80 +86,80 @@ class SharedClip:
     others: dict[str, Any] = field(repr=False)
 
 
-class FrameFile:
-    """Memory for the frames of one clip that another process can map: an anonymous file.
+class ClipMemory:
+    """Memory for the frames of one clip that another process can map: a frame file.
 
     Args:
         name: of the source, for messages.
-        limit_bytes: more is refused before any is taken.
+        files: where the file comes from. More than this process may hold is refused before any is taken.
     """
 
-    def __init__(self, name: str, limit_bytes: int) -> None:
+    def __init__(self, name: str, files: FrameFiles) -> None:
         self._name = name
-        self._limit_bytes = limit_bytes
+        self._files = files
         self._memory: np.ndarray | None = None
-        self.descriptor = -1
+        self.file: FrameFile | None = None
         self.clip: SharedClip | None = None
 
     def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> np.ndarray:
-        """An array of zeros in a new file; an earlier file of this object is given up.
+        """An array in a frame file, of any content; an earlier file of this object is given up.
 
         Raises:
             VideoError: if it needs more than the limit.
         """
         num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-        if num_bytes > self._limit_bytes:
+        limit_bytes = self._files.limit_bytes
+        if num_bytes > limit_bytes:
             raise VideoError(
                 f"{self._name}: {shape[0]} frames of {shape[2]}x{shape[1]} need {gibibytes(num_bytes)}, more than the "
-                f"{gibibytes(self._limit_bytes)} a decode worker may use; ask for fewer frames, or scale them down "
+                f"{gibibytes(limit_bytes)} a decode worker may use; ask for fewer frames, or scale them down "
                 f"with short_side"
             )
-        self.close()
-        self.descriptor = _anonymous_file()
-        os.ftruncate(self.descriptor, num_bytes)
-        self._memory = np.frombuffer(mmap.mmap(self.descriptor, num_bytes), np.uint8)
+        self.free()
+        self.file = self._files.take(num_bytes)
+        self._memory = self.file.memory[:num_bytes]
         return self._memory.view(dtype).reshape(shape)
 
     def hold(self, clip: Clip) -> None:
-        """Be the file of this clip, whose frames are copied only if they are not in it already."""
+        """Be the memory of this clip, whose frames are copied only if they are not in it already."""
         frames = clip.frames
         if self._memory is None or not np.may_share_memory(frames, self._memory):  # a picture, or chosen frames
             count, channels, height, width = frames.shape
             there = self.allocate((count, height, width, channels)).transpose(0, 3, 1, 2)
             there[:] = frames
             frames = there
-        assert self._memory is not None
+        assert self._memory is not None and self.file is not None
         begin = self._memory.__array_interface__["data"][0]
         offset = frames.__array_interface__["data"][0] - begin
         others = {each.name: getattr(clip, each.name) for each in fields(clip) if each.name != "frames"}
-        self.clip = SharedClip(self._memory.nbytes, offset, frames.shape, frames.strides, others)
+        self.clip = SharedClip(self.file.number, self._memory.nbytes, offset, frames.shape, frames.strides, others)
 
-    def close(self) -> None:
-        """Forget the file; what was mapped of it stays until its arrays are gone."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-        self.descriptor, self._memory = -1, None
+    def free(self) -> None:
+        """Give up the file, which no other process has seen."""
+        if self.file is not None:
+            self._files.free(self.file)
+        self.file, self._memory = None, None
 
 
 def read_shared(
-    source: SourceFile, sampling: Sampling, options: ReadOptions, seed: int | None, limit_bytes: int
-) -> FrameFile:
-    """Read a clip into an anonymous file; what `DecodePool.read` calls in the worker.
+    files: FrameFiles, source: SourceFile, sampling: Sampling, options: ReadOptions, seed: int | None
+) -> ClipMemory:
+    """Read a clip into a frame file; what `DecodePool.read` calls in the worker, which adds the files.
 
     Raises:
-        VideoError: if the source cannot be read, or its frames need more than `limit_bytes`.
+        VideoError: if the source cannot be read, or its frames need more memory than the worker may hold.
         SamplingError: if the sampling does not fit the video.
     """
     if options.num_threads is None:  # the pool's workers are the parallelism
         options = replace(options, num_threads=1)
     rng = None if seed is None else np.random.default_rng(seed)
-    file = FrameFile(source.name, limit_bytes)
+    memory = ClipMemory(source.name, files)
     try:
         with open_video(source, options, killable=True) as video:
-            file.hold(read_clip(video, sampling, rng, file.allocate, options.tolerance_seconds))
-        return file
+            memory.hold(read_clip(video, sampling, rng, memory.allocate, options.tolerance_seconds))
+        return memory
     except BaseException:
-        file.close()
+        memory.free()
         raise
 
 
@@ -171,6 +172,7 @@ def serve() -> None:
     _die_with(parent)
     _limit_memory(limit_bytes)
     channel = socket.socket(fileno=descriptor)
+    files = FrameFiles(limit_bytes)
     channel.sendall(ANSWER_HEADER.pack(0))  # ready
     go_on = True
     while go_on and (header := _receive(channel, REQUEST_HEADER.size)) is not None:
@@ -179,7 +181,7 @@ def serve() -> None:
         request = _receive(channel, num_bytes)
         if request is None:
             break
-        go_on = _answer(channel, request)
+        go_on = _answer(channel, request, files)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -222,16 +224,16 @@ def _receive(channel: socket.socket, num_bytes: int) -> bytearray | None:
     return received
 
 
-def _answer(channel: socket.socket, request: bytearray) -> bool:
+def _answer(channel: socket.socket, request: bytearray, files: FrameFiles) -> bool:
     """Do what is asked and send what came of it.
 
     Returns:
         Whether this process is fit for more.
     """
-    answer = _result(request)
-    file = answer if isinstance(answer, FrameFile) else None
-    if file is not None:
-        answer = file.clip
+    answer = _result(request, files)
+    file = answer.file if isinstance(answer, ClipMemory) else None
+    if isinstance(answer, ClipMemory):
+        answer = answer.clip
     try:
         body = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
     except Exception as error:  # noqa: BLE001 (whatever a class raises while it is pickled; it is reported)
@@ -241,14 +243,15 @@ def _answer(channel: socket.socket, request: bytearray) -> bool:
     num_sent = 0
     if file is not None:
         num_sent = socket.send_fds(channel, [message], [file.descriptor])
-        file.close()
+        files.lend(file)
     channel.sendall(memoryview(message)[num_sent:])
     return not (isinstance(answer, Failure) and answer.kind == "memory")
 
 
-def _result(request: bytearray) -> object:
+def _result(request: bytearray, files: FrameFiles) -> object:
     try:
-        folder, pickled = pickle.loads(request)
+        folder, given_back, pickled = pickle.loads(request)
+        files.give_back(given_back)
         try:
             os.chdir(folder)
         except OSError:  # it is gone, and a relative path must not mean what it meant in an earlier folder
@@ -257,7 +260,7 @@ def _result(request: bytearray) -> object:
     except Exception as error:  # noqa: BLE001 (whatever a class raises while it is unpickled; it is reported)
         return _failure("request", error)
     try:
-        return function(*args)
+        return read_shared(files, *args) if function is read_shared else function(*args)
     except Exception as error:  # noqa: BLE001 (one file must not stop the others; the error is sent to the pool)
         if _ran_out_of_memory(error):
             return _failure("memory", error)
@@ -278,11 +281,3 @@ def _ran_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _anonymous_file() -> int:
-    """Descriptor of a new file without a name."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("frames")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
