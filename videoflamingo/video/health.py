@@ -5,7 +5,7 @@ The index is a Parquet file; `docs/scan.md` explains its columns, and the progra
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -326,6 +326,23 @@ def read_video_column(path: str | os.PathLike[str], column: str = "video") -> li
     except (OSError, arrow.ArrowException) as error:
         raise UsageError(f"{path}: is not a Parquet file that can be read ({error}); check the file") from error
     raise UsageError(f"{path}: has no column {column!r}, only {_some(names)}; name the column of paths {column!r}")
+
+
+def parquet_rows(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file in order, read a part at a time.
+
+    Raises:
+        UsageError: if the file cannot be read, or pyarrow is not installed.
+    """
+    arrow, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for part in file.iter_batches(batch_size=1024):
+                yield from part.to_pylist()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; check the path") from error
+    except (OSError, arrow.ArrowException) as error:
+        raise UsageError(f"{path}: is not a Parquet file that can be read ({error}); check the file") from error
 
 
 _SCAN_REMEDY = "name the file that `videoflamingo scan --out` wrote"
