@@ -115,6 +115,12 @@ def test_a_text_file(tmp_path: Path) -> None:
         open_video(path)
 
 
+def test_a_title_in_another_encoding_does_no_harm(encode: Encode) -> None:
+    data = Path(encode("h264.mp4")).read_bytes()
+    encoder = data.index(b"Lavf")  # FFmpeg's name as the writer, a text like a title
+    assert len(load_clip(data[:encoder] + b"\xee\xff" + data[encoder + 2 :], num_frames=2)) == 2
+
+
 def test_bytes_that_mean_nothing(tmp_path: Path) -> None:
     path = tmp_path / "noise.mp4"
     path.write_bytes(np.random.default_rng(0).bytes(5000))

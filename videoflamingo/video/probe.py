@@ -67,7 +67,7 @@ def open_container(source: SourceFile, num_threads: int = 1) -> tuple[InputConta
     """
     opened = source.open()
     try:
-        container = av.open(opened)
+        container = av.open(opened, metadata_errors="replace")  # a title in another encoding is no reason to fail
     except Exception as error:
         if not isinstance(opened, str):
             opened.close()
@@ -191,8 +191,9 @@ def _video_stream(source: SourceFile, container: InputContainer) -> VideoStream:
     streams = container.streams.video
     moving = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
     if not streams:
-        holds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise VideoError(f"{source.name}: holds no video stream, only {holds}; give a file with a video track")
+        others = ", ".join(sorted({stream.type for stream in container.streams}))
+        holds = f"no video stream, only {others}" if others else "no stream at all"
+        raise VideoError(f"{source.name}: holds {holds}; give a file with a video track")
     if not moving:
         raise VideoError(
             f"{source.name}: holds only an attached cover picture, no video; give a file with a video track"

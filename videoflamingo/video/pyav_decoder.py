@@ -398,6 +398,10 @@ class PyavDecoder:
             raise VideoError(f"{self.source.name}: {self._damage(_cause(error))}") from error
 
     def _out_of_order(self) -> VideoError:
+        if self.container.format.name not in _NO_TIMES_OF_SHOWING:
+            return VideoError(
+                f"{self.source.name}: {self._damage('frames come out in another order than their times')}"
+            )
         return VideoError(
             f"{self.source.name}: its container ({self.container.format.name}) keeps no times at which frames are "
             f"shown, and they are not stored in that order; convert it: ffmpeg -i {self.source.name} video.mp4"
