@@ -110,6 +110,7 @@ def run(num_copies: int, seed: int, num_workers: int) -> dict[str, Any]:
     from benchmarks.damaged_files import judge as importable_judge  # workers cannot import it from the main script
 
     here = psutil.Process()
+    others = set(here.children(recursive=True))
     by_damage: dict[str, Counter[str]] = {damage.__name__: Counter() for damage in DAMAGES}
     reasons: Counter[str] = Counter()
     faults: list[str] = []
@@ -144,7 +145,7 @@ def run(num_copies: int, seed: int, num_workers: int) -> dict[str, Any]:
                 print(f"{number + 1} of {num_copies}, {time.perf_counter() - started:.0f} s", file=sys.stderr)
             path.unlink()
     resident.append(here.memory_info().rss >> 20)
-    left = here.children(recursive=True)
+    left = set(here.children(recursive=True)) - others
     return {
         "copies": num_copies,
         "seed": seed,
