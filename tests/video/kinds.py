@@ -588,6 +588,16 @@ _ALL = (
         "x265 with three temporal sub-layers",
         _encoded("v.mp4", *_x265("temporal-layers=3:bframes=7:rc-lookahead=15")),
     ),
+    Kind(
+        "H.264 intra refresh",
+        "keyframes only begin to renew the picture",
+        _encoded("video.mp4", *H264, "-x264-params", "intra-refresh=1:keyint=20"),
+    ),
+    Kind(
+        "H.264 AVI B-frames",
+        "AVI keeps no times of showing, and they are stored out of order",
+        _encoded("video.avi", *H264, "-bf", "2"),
+    ),
     Kind("one keyframe", "3 s after a single keyframe", _encoded("v.mp4", *H264, "-g", "9999")),
     # Index
     Kind("raw H.264", "an elementary stream: no container, no times", _encoded("v.h264", *H264)),

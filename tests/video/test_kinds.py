@@ -72,6 +72,8 @@ EXPECTED = {
     "H.264 B-pyramid": "exact exact exact exact",
     "H.264 disposable frames": "exact exact exact exact",
     "HEVC temporal layers": "exact exact refused exact",
+    "H.264 intra refresh": "exact exact refused refused",
+    "H.264 AVI B-frames": "refused refused refused refused",
     "one keyframe": "exact exact exact exact",
     "raw H.264": "refused refused refused refused",
     "MPEG-TS": "exact exact refused refused",
