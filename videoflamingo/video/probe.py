@@ -34,10 +34,6 @@ _TAIL_SECONDS = 2.0
 MAX_PIXELS = 178_956_970
 
 
-class NoDecoderError(VideoError):
-    """The file is sound, but this reader has no decoder for its codec; another may have."""
-
-
 @dataclass(frozen=True)
 class Extent:
     """Where a video ends, in the file's own clock.
@@ -68,12 +64,8 @@ def open_container(source: SourceFile, num_threads: int = 1) -> tuple[InputConta
     opened = source.open()
     try:
         container = av.open(opened, metadata_errors="replace")  # a title in another encoding is no reason to fail
-    except Exception as error:
-        if not isinstance(opened, str):
-            opened.close()
-        if isinstance(error, (av.error.FFmpegError, OSError)):
-            raise VideoError(f"{source.name}: {_why_not_opened(source, error)}") from error
-        raise
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"{source.name}: {_why_not_opened(source, error)}") from error
     assert isinstance(container, InputContainer)
     try:
         stream = _video_stream(source, container)
@@ -202,7 +194,7 @@ def _video_stream(source: SourceFile, container: InputContainer) -> VideoStream:
     chosen = best if best in moving else moving[0]
     assert isinstance(chosen, VideoStream)
     if chosen.codec_context is None:
-        raise NoDecoderError(f"{source.name}: PyAV has no decoder for its video codec; convert it to H.264")
+        raise VideoError(f"{source.name}: PyAV has no decoder for its video codec; convert it to H.264")
     width, height = chosen.codec_context.width, chosen.codec_context.height
     if width * height > MAX_PIXELS:
         raise VideoError(

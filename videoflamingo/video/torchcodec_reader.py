@@ -1,4 +1,4 @@
-"""The reader on torchcodec, for comparison and for codecs PyAV lacks; PyAV is faster and reads more files.
+"""The reader on torchcodec, for comparison; PyAV is faster and reads more files.
 
 torchcodec rotates frames itself. Its frames are asked for by number, ascending, and each must come back with the time
 that the file's packets give that number. Files in which it has returned other frames are refused at opening.
