@@ -58,6 +58,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "tied_new_tokens": False,
         "vocabulary_size": 90,
         "own_vocabulary": True,
+        "own_tower": True,
     },
     "vision": {
         "tower": "random:test_vit",
@@ -260,3 +261,43 @@ def test_a_folder_without_weights_is_refused(checkpoint: Path) -> None:
     (checkpoint / "trainable.safetensors").unlink()
     with pytest.raises(ModelError, match=r"checkpoint has no trainable\.safetensors$"):
         load_trainable(tiny_flamingo(), checkpoint)
+
+
+def tower_of(model: Flamingo) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in model.state_dict().items() if name.startswith("vision.backbone.")}
+
+
+def test_a_tower_that_was_trained_is_kept_in_the_checkpoint(tmp_path: Path) -> None:
+    trained = tiny_flamingo(own_tower=True)
+    with torch.no_grad():
+        for parameter in trained.vision.backbone.parameters():
+            parameter.add_(0.25)
+    save_checkpoint(trained, tmp_path, torch.float32)
+    other = tiny_flamingo(1, own_tower=True)
+    load_trainable(other, tmp_path)
+    assert all(torch.equal(tower_of(other)[name], value) for name, value in tower_of(trained).items())
+
+
+def test_training_of_the_tower_may_start_from_a_checkpoint_that_left_it_frozen(checkpoint: Path) -> None:
+    other = tiny_flamingo(1, own_tower=True)
+    with pytest.raises(ModelError, match=r"missing: vision\.backbone"):
+        load_trainable(other, checkpoint)
+    before = tower_of(other)
+    load_trainable(other, checkpoint, as_start=True)
+    assert torch.equal(other.resampler.latents, tiny_flamingo(0).resampler.latents)
+    assert all(torch.equal(tower_of(other)[name], value) for name, value in before.items())
+
+
+def test_position_embeddings_are_resampled_for_larger_frames_where_training_starts(tmp_path: Path) -> None:
+    positions = replace(TINY_CONFIG.resampler, position_embeddings=True)
+    small = tiny_flamingo(resampler=positions)
+    with torch.no_grad():  # rising from left to right, in every channel
+        small.resampler.position.copy_(torch.tensor([0.0, 1.0] * 2)[:, None].expand(4, -1))
+    save_checkpoint(small, tmp_path, torch.float32)
+    large = tiny_flamingo(1, resampler=positions, vision=replace(TINY_CONFIG.vision, image_size=128))
+    with pytest.raises(ModelError, match=r"misshaped: resampler\.position"):
+        load_trainable(large, tmp_path)
+    load_trainable(large, tmp_path, as_start=True)
+    columns = large.resampler.position[:, 0].view(4, 4)
+    assert torch.equal(columns, columns[:1].expand(4, -1))
+    assert (columns[0].diff() > 0).all()

@@ -27,7 +27,6 @@ from videoflamingo.models.attention import backends_that_ran
 from videoflamingo.models.flamingo import Flamingo, _visual_state
 from videoflamingo.models.language import decoder_layers
 from videoflamingo.prompt import EncodedPrompt, EndOfChunk, Medium, Text, pad_prompts
-from videoflamingo.training.batch import Sample, collate
 
 TOKENS = torch.tensor([[0, 40, 8, 77, 31, 12, 60, 5]])
 MEDIA_INDEX = torch.tensor([[0, 0, 1, 1, 2, 2, 3, 3]])
@@ -308,12 +307,17 @@ def test_batch_statistics_of_the_tower_never_change(model: Flamingo) -> None:
     assert all(torch.equal(value, now[name]) for name, value in statistics.items())
 
 
-def test_a_batch_without_media_trains(model: Flamingo) -> None:
-    batch = collate([Sample([Text("a")], []), Sample([Text("b")], [])])
-    visual_tokens = model.resample(batch.features, batch.frame_index)
+@pytest.mark.parametrize("has_no_place", [True, False])
+def test_a_batch_without_media_gives_everything_trained_a_gradient(model: Flamingo, has_no_place: bool) -> None:
+    nothing = torch.zeros(0, model.vision.num_patches, model.vision.width)
+    visual_tokens = model.resample(nothing, torch.zeros(2, 0, 0, dtype=torch.long)) if has_no_place else None
+    model.train()
     output = model(torch.tensor([[5], [6]]), torch.zeros(2, 1, dtype=torch.long), visual_tokens=visual_tokens)
     output.logits.sum().backward()
     assert all(block.feed_forward_gate.grad.abs() > 0 for block in model.blocks)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in trained)
+    assert not model.resampler.latents.grad.any()
 
 
 # 9. Nothing is left behind, even by an error, and threads do not meet.

@@ -5,12 +5,14 @@ No pickles. Loading is strict: one readable report says what is missing, unexpec
 
 import dataclasses
 import json
+import math
 import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from videoflamingo.errors import ModelError
@@ -22,6 +24,7 @@ from videoflamingo.models.vision import VisionConfig
 
 FORMAT = "videoflamingo-1"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "trainable.safetensors"
+TOWER, POSITIONS = "vision.backbone.", "resampler.position"  # keys of trained weights
 PARTS = {"vision": VisionConfig, "resampler": ResamplerConfig, "cross_attention": CrossAttentionConfig}
 
 
@@ -101,8 +104,12 @@ def write_checkpoint(
     return folder
 
 
-def load_trainable(model: Flamingo, folder: str | os.PathLike[str]) -> None:
+def load_trainable(model: Flamingo, folder: str | os.PathLike[str], *, as_start: bool = False) -> None:
     """Fill the trained weights of a model from a checkpoint folder or a bundled model's name, strictly.
+
+    Args:
+        as_start: of further training, which may change two things: a tower that was frozen may be trained now, so its
+            weights may be missing; and frames may be larger, so position embeddings are resampled to their grid.
 
     Raises:
         ModelError: one report of everything missing, unexpected or misshaped.
@@ -116,12 +123,27 @@ def load_trainable(model: Flamingo, folder: str | os.PathLike[str]) -> None:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
     expected = model.trainable_state()
+    if as_start:
+        if not any(key.startswith(TOWER) for key in stored):
+            expected = {key: value for key, value in expected.items() if not key.startswith(TOWER)}
+        if POSITIONS in expected and POSITIONS in stored:
+            stored[POSITIONS] = _resampled_positions(stored[POSITIONS], len(expected[POSITIONS]))
     problems = _differences(expected, stored)
     if problems:
         raise ModelError(f"{path} does not fit the model:\n  " + "\n  ".join(problems))
     with torch.no_grad():
         for key, target in expected.items():
             target.copy_(stored[key])
+
+
+def _resampled_positions(table: Tensor, num_patches: int) -> Tensor:
+    """A table `[P, D]` of a square grid for another one (bicubic); as it is where P is right or no square."""
+    old, new = math.isqrt(len(table)), math.isqrt(num_patches)
+    if len(table) == num_patches or old * old != len(table) or new * new != num_patches:
+        return table
+    grid = table.float().unflatten(0, (old, old)).permute(2, 0, 1)[None]  # [1, D, rows, columns]
+    resampled = F.interpolate(grid, (new, new), mode="bicubic", align_corners=False)[0]
+    return resampled.permute(1, 2, 0).flatten(0, 1).to(table.dtype)  # [P, D]
 
 
 def _differences(expected: dict[str, Tensor], stored: dict[str, Tensor]) -> list[str]:

@@ -90,14 +90,28 @@ class GatedCrossAttentionBlock(nn.Module):
         return self.to_output(self.to_values(self.norm_media(visual_tokens.to(self.to_values.weight.dtype))))
 
     def forward(self, text: Tensor, media: KeysValues | None, runs: MediaRuns | None) -> Tensor:
-        """`[B, L, E]` -> `[B, L, E]`; without media only the gated feed-forward applies."""
+        """`[B, L, E]` -> `[B, L, E]`; without media, or where no text has one, only the gated feed-forward applies.
+
+        In training everything gets a gradient all the same, if only zero: processes that train together wait for it.
+        """
         y = text.to(self.to_query.weight.dtype)
         if media is not None and runs is not None:
             query = self.to_query(self.norm_text(y)).unflatten(-1, self.heads_shape)  # [B, L, H, d]
             attended = cross_attend(query, *media, runs, self.backend).flatten(2)  # [B, L, H*d]
             y = y + _gated(self.to_output(attended), self.attention_gate)
+        elif self.training and torch.is_grad_enabled():
+            y = y + self._zero(media)
         y = y + _gated(self.feed_forward(y), self.feed_forward_gate)
         return y.to(text.dtype)
+
+    def _zero(self, media: KeysValues | None) -> Tensor:
+        """Zero `[]`, with a gradient path to what attention would have used."""
+        used = [*self.norm_text.parameters(), *self.to_query.parameters(), *self.to_output.parameters()]
+        if self.attention_gate is not None:
+            used.append(self.attention_gate)
+        of_media = (self.norm_media, self.to_keys, self.to_values)
+        reached = media or [parameter for part in of_media for parameter in part.parameters()]
+        return torch.stack([(tensor * 0).sum() for tensor in (*used, *reached)]).sum()
 
 
 def _gated(x: Tensor, gate: Tensor | None) -> Tensor:

@@ -44,6 +44,7 @@ class FlamingoConfig:
         tied_new_tokens: whether the output row of a new token is its input row.
         vocabulary_size: rows of the language model's embedding that are in use, before the new tokens; None = all.
         own_vocabulary: the checkpoint holds its own copy of those rows, retrained, as OpenFlamingo's do.
+        own_tower: the checkpoint holds the tower's weights, too: they were trained (fine-tuning, v1 4.3).
     """
 
     language_model: str
@@ -56,6 +57,7 @@ class FlamingoConfig:
     tied_new_tokens: bool = True
     vocabulary_size: int | None = None
     own_vocabulary: bool = False
+    own_tower: bool = False
 
     @property
     def new_tokens(self) -> tuple[str, ...]:
@@ -280,7 +282,7 @@ class Flamingo(nn.Module):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What a checkpoint stores: trained parameters, and the feature standardisation if it is used."""
-        frozen = ("language_model.", "vision.backbone.")
+        frozen = ("language_model.",) if self.config.own_tower else ("language_model.", "vision.backbone.")
         return {key: value for key, value in self.state_dict().items() if not key.startswith(frozen)}
 
     def resample(self, features: Tensor, frame_index: Tensor) -> Tensor:
@@ -428,6 +430,8 @@ class Flamingo(nn.Module):
         num_media = 0 if media is None else media[0][0].shape[1]
         runs = media_runs(media_index.tolist(), num_media, input_ids.device, self.config.cross_attention.attend_to)
         embeddings = self.new_tokens.embed(input_ids, self.language_model.get_input_embeddings())  # [B, L, E]
+        if num_media == 0 and self.training and torch.is_grad_enabled():
+            media = self.media_keys_values(self.unseen_visual_tokens())
         positions = {"position_ids": position_ids} if self._takes_positions else {}
         with _visible(_VisualState(self, media, runs)):
             output = self.language_model.base_model(
@@ -437,14 +441,16 @@ class Flamingo(nn.Module):
                 use_cache=use_cache,
                 **positions,
             )
-        hidden = output.last_hidden_state  # [B, L, E]
-        if runs is None and self.training and torch.is_grad_enabled():
-            hidden = hidden + self._zero_from_all_trained().to(hidden.dtype)
-        return hidden, output.past_key_values if use_cache else None
+        return output.last_hidden_state, output.past_key_values if use_cache else None  # [B, L, E]
 
-    def _zero_from_all_trained(self) -> Tensor:
-        """Zero, with a gradient path to everything trained: without media some of it takes no part, and data-parallel
-        training waits for every parameter's gradient.
+    def unseen_visual_tokens(self) -> Tensor:
+        """Visual tokens `[1, 1, N, D]` of a frame that no text sees, through all that is trained.
+
+        Without media a batch would give no gradients to some of it, and processes that train together wait for them.
         """
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.stack([(parameter.float() * 0).sum() for parameter in trained]).sum()
+        side = self.vision.image_size
+        if self.vision.is_trained:
+            features = self.vision(torch.zeros(1, 3, side, side, device=self.device))  # [1, P, feature width]
+        else:
+            features = torch.zeros(1, self.vision.num_patches, self.vision.width, device=self.device)
+        return self.resample(features, torch.zeros(1, 1, 1, dtype=torch.int64))

@@ -82,7 +82,7 @@ class VisionConfig:
 
 
 class VisionTower(nn.Module):
-    """A frozen timm model without its classifier; stays in eval mode and gives no gradients.
+    """A timm model without its classifier, frozen unless its weights are asked to train; stays in eval mode.
 
     Under `torch.device("meta")` it has its shapes and no data.
 
@@ -122,8 +122,13 @@ class VisionTower(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "VisionTower":
-        """Frozen: stays in eval mode, so that batch statistics never change."""
+        """Stays in eval mode, so that batch statistics never change, also where weights do."""
         return super().train(False)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its weights want gradients: only in fine-tuning (Flamingo v1 4.3)."""
+        return any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     def preprocess(self, frames: np.ndarray | Tensor) -> Tensor:
         """uint8 frames `[T, 3, height, width]` -> normalised pixels `[T, 3, image_size, image_size]`, float32."""
@@ -131,9 +136,15 @@ class VisionTower(nn.Module):
         mean, std = self.pixel_mean.float(), self.pixel_std.float()
         return square_pixels(pixels, self.image_size, self.config.fit, self.pixel_settings, mean, std)
 
-    @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels `[F, 3, image_size, image_size]` -> raw features `[F, P, D]` in the tower's type, chunk by chunk."""
+        """Pixels `[F, 3, image_size, image_size]` -> raw features `[F, P, D]` in the tower's type, chunk by chunk.
+
+        Without gradients where the tower is frozen.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.is_trained):
+            return self._encoded(pixels)
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
         dtype = next(self.backbone.parameters()).dtype
         if not len(pixels):
             return pixels.new_zeros(0, self.num_patches, self.width, dtype=dtype)
