@@ -13,6 +13,7 @@ from videoflamingo.video.sampling import (
     random_segment_times,
     resolve_range,
     uniform_times,
+    window_times,
 )
 
 REQUESTS = [
@@ -72,6 +73,24 @@ def test_random_times_fall_one_in_each_part(duration: float, num_frames: int, st
     assert all(index - 1e-6 <= part <= index + 1 + 1e-6 for index, part in enumerate(parts))
 
 
+@pytest.mark.parametrize("start", [0.0, 3.5])
+def test_a_window_keeps_its_rate_and_lies_anywhere_within_the_video(start: float) -> None:
+    firsts = []
+    for seed in range(200):
+        times = window_times(20.0, 8, 1.0, np.random.default_rng(seed), start)
+        assert np.allclose(np.diff(times), 1.0)
+        assert len(times) == 8
+        assert start <= times[0]
+        assert times[-1] < start + 20.0
+        firsts.append(times[0] - start)
+    assert min(firsts) < 1.0
+    assert max(firsts) > 12.0
+
+
+def test_a_window_in_a_short_video_has_as_many_frames_as_fit_from_the_start() -> None:
+    assert window_times(2.5, 8, 1.0, np.random.default_rng(0)) == [0.0, 1.0, 2.0]
+
+
 def test_random_times_are_a_function_of_the_generator() -> None:
     drawn = [random_segment_times(9.0, 5, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -126,7 +145,7 @@ def test_a_range_outside_the_video_names_value_rule_and_remedy(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "dense"}, "sampling='dense': use one of uniform, endpoints, fps, random"),
+        ({"method": "dense"}, "sampling='dense': use one of uniform, endpoints, fps, random, window"),
         ({"short": "pad"}, "short='pad': use one of repeat, distinct, error"),
         ({"num_frames": 0}, "num_frames=0"),
         ({"method": "fps"}, "sampling='fps' needs frames_per_second"),

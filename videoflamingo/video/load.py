@@ -7,7 +7,7 @@ from videoflamingo.errors import SamplingError
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.pool import DecodePool
 from videoflamingo.video.reader import open_video, read_clip
-from videoflamingo.video.sampling import Sampling, SamplingMethod, ShortPolicy
+from videoflamingo.video.sampling import DRAWN, Sampling, SamplingMethod, ShortPolicy
 from videoflamingo.video.source import Source, split_range
 
 
@@ -42,12 +42,12 @@ def load_clip(
         num_frames: how many frames; a picture always gives one.
         start_seconds, end_seconds: the part `[start, end)` to sample, counted from the first shown frame; None for the
             video's own ends.
-        sampling: `"uniform"`, `"endpoints"`, `"fps"` or `"random"`; see `videoflamingo.video.sampling`.
-        frames_per_second, max_frames: for `"fps"`.
+        sampling: `"uniform"`, `"endpoints"`, `"fps"`, `"random"` or `"window"`; see `videoflamingo.video.sampling`.
+        frames_per_second, max_frames: for `"fps"`; the rate also for `"window"`.
         short: `"repeat"`, `"distinct"` or `"error"`, for when fewer distinct frames exist than were asked for.
         reader, short_side, tolerance_seconds, images_per_second, num_threads: see `ReadOptions`. decord always runs
             isolated.
-        rng: for `"random"`; one number is drawn from it, so the clip does not depend on where it is read.
+        rng: for `"random"` and `"window"`; one number is drawn from it, so the clip does not depend on where it is read.
         isolated: read in a process of its own (0.3 s to start), which is killed at the deadline. For many clips make
             one `DecodePool`, which keeps its processes.
         deadline_seconds: for isolated reading.
@@ -64,7 +64,7 @@ def load_clip(
         start_seconds, end_seconds = part_start, part_end
     plan = Sampling(sampling, num_frames, frames_per_second, max_frames, start_seconds, end_seconds, short)
     options = ReadOptions(reader, short_side, tolerance_seconds, images_per_second, num_threads)
-    seed = None if rng is None or sampling != "random" else int(rng.integers(2**63))
+    seed = None if rng is None or sampling not in DRAWN else int(rng.integers(2**63))
     if isolated or reader == "decord":
         with DecodePool(1, deadline_seconds=deadline_seconds) as pool:
             return pool.read(source, plan, options, seed).result()

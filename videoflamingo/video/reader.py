@@ -107,7 +107,7 @@ def read_clip(
     """Sample one clip from an open video; a picture gives its one frame, whatever number was asked for.
 
     Args:
-        rng: where `"random"` sampling draws from.
+        rng: where `"random"` and `"window"` sampling draw from.
         allocate: makes the memory for the frames.
         tolerance_seconds: what the video was opened with, to be recorded.
 

@@ -7,6 +7,7 @@ after the first shown frame, and ranges are `[start, stop)`. Worked on a video o
     endpoints  both ends, last frame at 7.96       0.0  2.653  5.307  7.96
     fps        one frame every 1 / 0.5 s           0.0  2.0  4.0  6.0
     random     one random time in each equal part  0.4  3.7  4.1  7.2   (for instance)
+    window     one every 1 / 1.0 s, from anywhere  2.6  3.6  4.6  5.6   (for instance)
 
 Short videos. A video of 2 frames, shown at 0 and 1 s, sampled uniformly with 4 frames, is asked for 0.25, 0.75, 1.25
 and 1.75 s, so only 2 distinct frames answer. `short` names what happens then:
@@ -23,8 +24,9 @@ import numpy as np
 
 from videoflamingo.errors import SamplingError
 
-SamplingMethod = Literal["uniform", "endpoints", "fps", "random"]
+SamplingMethod = Literal["uniform", "endpoints", "fps", "random", "window"]
 ShortPolicy = Literal["repeat", "distinct", "error"]
+DRAWN: tuple[SamplingMethod, ...] = ("random", "window")  # whose times are drawn anew for every clip
 
 # Messages print times to 0.01 s, so a time copied from a message must be accepted.
 PRINTED_SECONDS = 0.01
@@ -101,6 +103,29 @@ def random_segment_times(
     return [start_seconds + (index + float(offset)) * part_seconds for index, offset in enumerate(offsets)]
 
 
+def window_times(
+    duration_seconds: float,
+    num_frames: int,
+    frames_per_second: float,
+    rng: np.random.Generator,
+    start_seconds: float = 0.0,
+) -> list[float]:
+    """`num_frames` times, one every `1 / frames_per_second`, beginning anywhere they fit; for training.
+
+    Flamingo's training clips: 8 frames at 1 a second (v2 B.1.2). In a video too short for all of them it begins at the
+    start, and has as many as fit.
+
+    Raises:
+        SamplingError: if the rate, the duration or the number is not positive.
+    """
+    _check_frames_per_second(frames_per_second)
+    _check_request(duration_seconds, num_frames)
+    room = duration_seconds - (num_frames - 1) / frames_per_second
+    first = float(rng.random()) * max(0.0, room)  # below the room, so that the last one is within the video
+    times = [first + index / frames_per_second for index in range(num_frames)]
+    return [start_seconds + time for time in times if time < duration_seconds]
+
+
 def resolve_range(
     source: str, duration_seconds: float, start_seconds: float | None = None, end_seconds: float | None = None
 ) -> tuple[float, float]:
@@ -138,9 +163,9 @@ class Sampling:
     """How to choose the times of a clip's frames.
 
     Args:
-        method: see the module's table. `"random"` needs a generator when times are drawn.
+        method: see the module's table. `"random"` and `"window"` need a generator when times are drawn.
         num_frames: frames of a clip; `"fps"` ignores it.
-        frames_per_second: for `"fps"` only, and needed there.
+        frames_per_second: for `"fps"` and `"window"` only, and needed there.
         max_frames: cap for `"fps"`; None for no cap.
         start_seconds, end_seconds: the part to sample, None for the video's own ends.
         short: what to do when fewer distinct frames exist than were asked for; see the module's table.
@@ -163,13 +188,14 @@ class Sampling:
         if self.short not in get_args(ShortPolicy):
             raise SamplingError(f"short={self.short!r}: use one of {', '.join(get_args(ShortPolicy))}")
         _check_num_frames(self.num_frames)
-        if self.method == "fps":
+        has_rate = self.method in ("fps", "window")
+        if has_rate:
             if self.frames_per_second is None:
-                raise SamplingError("sampling='fps' needs frames_per_second (--fps)")
+                raise SamplingError(f"sampling={self.method!r} needs frames_per_second (--fps)")
             _check_frames_per_second(self.frames_per_second)
-            if self.max_frames is not None:
-                _check_num_frames(self.max_frames, "max_frames")
-        elif self.frames_per_second is not None or self.max_frames is not None:
+        if self.method == "fps" and self.max_frames is not None:
+            _check_num_frames(self.max_frames, "max_frames")
+        elif self.max_frames is not None or (self.frames_per_second is not None and not has_rate):
             raise SamplingError(
                 f"sampling={self.method!r} takes num_frames; frames_per_second and max_frames need sampling='fps'"
             )
@@ -186,10 +212,10 @@ class Sampling:
         Args:
             source: for messages.
             duration_seconds, last_frame_seconds: as in `VideoInfo`.
-            rng: where `"random"` draws from.
+            rng: where `"random"` and `"window"` draw from.
 
         Raises:
-            SamplingError: if the range leaves the video, or `"random"` has no generator.
+            SamplingError: if the range leaves the video, or `"random"` or `"window"` has no generator.
         """
         start, stop = resolve_range(source, duration_seconds, self.start_seconds, self.end_seconds)
         if self.method == "uniform":
@@ -200,7 +226,12 @@ class Sampling:
             assert self.frames_per_second is not None  # checked when made
             return fps_times(stop - start, self.frames_per_second, self.max_frames, start)
         if rng is None:
-            raise SamplingError("sampling='random' needs rng, for instance rng=numpy.random.default_rng(seed)")
+            raise SamplingError(
+                f"sampling={self.method!r} needs rng, for instance rng=numpy.random.default_rng(seed)"
+            )
+        if self.method == "window":
+            assert self.frames_per_second is not None  # checked when made
+            return window_times(stop - start, self.num_frames, self.frames_per_second, rng, start)
         return random_segment_times(stop - start, self.num_frames, rng, start)
 
     def kept(self, source: str, pts_seconds: np.ndarray) -> np.ndarray:
