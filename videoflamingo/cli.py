@@ -35,6 +35,7 @@ COMMANDS = {
     "demo": Command("videoflamingo.tools.demo", "let the bundled model answer questions about sample videos"),
     "scan": Command("videoflamingo.tools.scan_videos", "check a folder of videos and write an index of their health"),
     "recipes": Command("videoflamingo.tools.recipes", "list, copy and check training recipes"),
+    "cache-features": Command("videoflamingo.tools.cache_features", "keep what the tower makes of a recipe's videos"),
     "convert-openflamingo": Command(
         "videoflamingo.tools.convert_openflamingo", "turn an OpenFlamingo checkpoint into ours"
     ),
