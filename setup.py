@@ -66,8 +66,17 @@ setup(
         "remote": ["fsspec>=2024.6", "aiohttp>=3.9"],  # videos at http(s):// addresses
         "s3": ["s3fs>=2024.6"],  # and at s3:// addresses
         "scan": ["pyarrow>=15"],  # health indexes and manifests in Parquet
+        "plots": ["matplotlib>=3.8"],  # losses of each dataset as a picture
         "quantized": ["torchao>=0.18"],  # frozen language models in 8 bits
-        "dev": ["imageio-ffmpeg>=0.6", "mypy>=1.15", "psutil>=5.9", "pytest>=8", "ruff>=0.12", "setuptools>=77"],
+        "dev": [
+            "imageio-ffmpeg>=0.6",
+            "mypy>=1.15",
+            "psutil>=5.9",
+            "pytest>=8",
+            "ruff>=0.12",
+            "setuptools>=77",
+            "tensorboard>=2.17",
+        ],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",
