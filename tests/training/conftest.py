@@ -6,13 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from tests.tiny import TINY_CONFIG, draw_weights, tiny_language_model, tiny_tokenizer
 from videoflamingo.models.flamingo import FlamingoConfig
 from videoflamingo.prompt import PromptTemplate
 from videoflamingo.torchvision_operators import declare_missing_operators
-from videoflamingo.training.batch import Batch, Sample, collate
+from videoflamingo.training.batch import Batch, Part, Sample, Step, collate
+from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.module import FlamingoTraining
+from videoflamingo.training.texts import PlannedText
 
 declare_missing_operators()  # before the tests beside this file import lightning
 FEATURES = (4, 256)  # patches and width of the tiny tower
@@ -48,10 +51,40 @@ def sample(number: int) -> Sample:
     rng = np.random.default_rng(number)
     features = rng.standard_normal((1 + number % 3, *FEATURES)).astype(np.float16)
     question = None if number % 2 else "What is it?"
-    return Sample(PromptTemplate().ask(question, WORDS[number % len(WORDS)]), [features], "random")
+    segments = PromptTemplate().ask(question, WORDS[number % len(WORDS)])
+    return Sample(
+        PlannedText(segments, [MediumRequest(f"random {number}")], place=f"text {number}"), [features], "random"
+    )
+
+
+def step_of(*batches: Batch, index: int = 0, weights: tuple[float, ...] = ()) -> Step:
+    """One step, in which each batch is of a dataset of its own, called `a`, `b` ..."""
+    names = "abcdef"[: len(batches)]
+    return Step(
+        index,
+        [
+            Part(name, weight, [batch])
+            for name, weight, batch in zip(names, weights or (1.0,) * len(batches), batches, strict=True)
+        ],
+    )
 
 
 @pytest.fixture
 def make_batch() -> Callable[[int, int], Batch]:
     """`make_batch(first, size)`: of the samples of these numbers."""
     return lambda first, size: collate([sample(number) for number in range(first, first + size)])
+
+
+class Steps(Dataset[Step]):
+    """Four steps of two random texts each."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Step:
+        return step_of(collate([sample(2 * index), sample(2 * index + 1)]), index=index)
+
+
+def steps_loader() -> DataLoader[Step]:
+    """The same epoch of four steps every time."""
+    return DataLoader(Steps(), batch_size=None)

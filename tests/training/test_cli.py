@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from jsonargparse import Namespace
 
 from videoflamingo.training import cli
 
@@ -26,8 +27,8 @@ def test_a_cpu_that_is_slower_in_bfloat16_trains_in_float32_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(cli, "choose_dtype", lambda name, device: fastest)
-    trainer = SimpleNamespace(accelerator="cpu", precision=precision)
-    command = SimpleNamespace(subcommand="fit", config={"fit": SimpleNamespace(trainer=trainer)})
+    trainer = Namespace(accelerator="cpu", precision=precision)
+    command = SimpleNamespace(subcommand="fit", config={"fit": Namespace(trainer=trainer)})
     with caplog.at_level(logging.WARNING):
         cli.RecipeCLI.before_instantiate_classes(cast(Any, command))
     assert trainer.precision == expected

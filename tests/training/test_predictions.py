@@ -49,18 +49,19 @@ def test_each_answer_is_what_the_prompt_alone_gets(make_module: MakeModule, make
         assert said[row]["answer"] == PromptTemplate().trim(module.model.tokenizer.decode(kept))
 
 
-def test_testing_counts_answers_that_are_right_word_for_word(
-    make_module: MakeModule, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+def test_testing_counts_answers_that_are_right_word_for_word_over_all_batches(
+    make_module: MakeModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, batch = make_module(), make_batch(0, 4)
-    logged: dict[str, float] = {}
-    module.log = lambda name, value, **_: logged.update({name: float(value)})
-    answers = [{"answer": "a dog", "truth": "a dog"}, *({"answer": "a", "truth": "a dog"} for _ in range(3))]
-    monkeypatch.setattr(module, "predict_step", lambda *_: answers)
+    module = make_module()
+    answers = iter(["a dog", "a cat", "rain", "a red car", "a dog"])
+    ask = module.predict_step
+    monkeypatch.setattr(module, "predict_step", lambda *of: [{**one, "answer": next(answers)} for one in ask(*of)])
+    (measured,) = trainer(tmp_path).test(module, DataLoader(Samples(), batch_size=2, collate_fn=collate), verbose=False)
     with torch.no_grad():
-        total, count = module.loss_sum(batch)
-        module.test_step(batch, 0)
-    assert logged == {"test_loss/random": pytest.approx(float(total) / count), "test_exact/random": 0.25}
+        sums = [module.loss_sum(collate([sample(index)])) for index in range(5)]
+    expected = sum(float(total) for total, _ in sums) / sum(count for _, count in sums)
+    assert measured["test_exact/0"] == pytest.approx(3 / 5)
+    assert measured["test_loss/0"] == measured["test_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_predictions_are_saved_a_line_each_and_replace_older_ones(make_module: MakeModule, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_predictions_are_saved_a_line_each_and_replace_older_ones(make_module: M
     assert [line["truth"] for line in lines] == [
         one.text.strip()
         for index in range(5)
-        for one in sample(index).segments
+        for one in sample(index).text.segments
         if isinstance(one, Text) and one.is_answer
     ]
-    assert {"name", "prompt", "answer", "truth"} == set(lines[0])
+    assert {"name", "place", "prompt", "answer", "truth"} == set(lines[0])

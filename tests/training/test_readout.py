@@ -70,9 +70,13 @@ def test_without_texts_of_its_own_a_medium_says_the_first_answer(
 ) -> None:
     module, batch = make_module(objective="readout"), make_batch(0, 3)
     answers = [next(one.text for one in prompt if isinstance(one, Text) and one.is_answer) for prompt in batch.prompts]
-    named = replace(batch, readouts=[(answer,) for answer in answers])
+    named = replace(
+        batch, texts=[replace(text, readout=(said,)) for text, said in zip(batch.texts, answers, strict=True)]
+    )
     assert torch.equal(module.loss_sum(batch)[0], module.loss_sum(named)[0])
-    other = replace(batch, readouts=[("", answer) for answer in answers])
+    other = replace(
+        batch, texts=[replace(text, readout=("", said)) for text, said in zip(batch.texts, answers, strict=True)]
+    )
     assert not torch.equal(module.loss_sum(batch)[0], module.loss_sum(other)[0])
 
 
@@ -109,7 +113,7 @@ def test_the_warm_up_trains_the_resampler_and_what_blocks_write_and_nothing_else
         if name.startswith("resampler.") or (name.startswith("blocks.") and name.split(".")[2] in written)
     }
     assert trained == expected
-    optimizer = module.configure_optimizers()["optimizer"]
+    optimizer = module.configure_optimizers()[0][0]
     optimised = {id(value) for group in optimizer.param_groups for value in group["params"]}
     assert optimised == {id(value) for value in module.parameters() if value.requires_grad}
 
@@ -126,15 +130,18 @@ def test_a_share_of_the_warm_ups_loss_can_be_added_to_the_texts(make_module: Mak
     for objective in ("text", "readout"):
         total, count = make_module(objective=objective).loss_sum(batch)
         losses[objective] = float(total) / count
-    both = make_module(readout_weight=0.25)
-    assert float(both.training_step(batch, 0)) == pytest.approx(losses["text"] + 0.25 * losses["readout"], rel=1e-5)
+    both = make_module(readout_weight=0.25).train()
+    encoded = both.encoded(batch)
+    text, said = (float(one) / count for one, count in zip(both.losses(encoded), both.counts(encoded), strict=True))
+    assert (text, said) == pytest.approx((losses["text"], losses["readout"]), rel=1e-5)
+    both.eval()
     total, count = both.loss_sum(batch)  # what validation reports is the text's alone
     assert float(total) / count == pytest.approx(losses["text"], rel=1e-5)
 
 
 def test_the_resamplers_rate_is_a_share_of_the_others(make_module: MakeModule) -> None:
     module = make_module(learning_rate=0.5, resampler_learning_rate_share=0.1, warmup_steps=1)
-    optimizer = module.configure_optimizers()["optimizer"]
+    optimizer = module.configure_optimizers()[0][0]
     rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
     assert all(rates[id(value)] == pytest.approx(0.05) for value in module.model.resampler.parameters())
     assert {rates[id(value)] for value in module.model.blocks.parameters()} == {0.5}

@@ -1,27 +1,40 @@
 """`videoflamingo fit | validate | test | predict`: LightningCLI over recipes (one YAML, or several composed)."""
 
 import logging
+import warnings
+from dataclasses import fields
 from typing import Any
 
 import torch
 
 from videoflamingo.errors import UsageError
+from videoflamingo.models.vision import VisionConfig
 from videoflamingo.pipeline import choose_dtype
 from videoflamingo.torchvision_operators import declare_missing_operators
+from videoflamingo.training.checkpoint_files import CheckedCheckpointIO
+from videoflamingo.training.checkpoints import checkpoint_to_resume
+from videoflamingo.training.mixture import Mixture
 from videoflamingo.training.module import FlamingoTraining
+from videoflamingo.training.progress import Progress
 
 declare_missing_operators()
-from jsonargparse import ArgumentError  # noqa: E402  (these imports need the declaration above)
-from lightning import LightningDataModule  # noqa: E402
+import lightning as L  # noqa: E402  (these imports need the declaration above)
+from jsonargparse import ArgumentError  # noqa: E402
+from lightning.pytorch.callbacks import ProgressBar  # noqa: E402
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
+FALSE_ALARMS = (  # warnings of Lightning and PyTorch about what is meant as it is
+    r"Found \d+ module\(s\) in eval mode",  # the frozen ones
+    r".*isinstance\(treespec, LeafSpec\)",  # between Lightning and PyTorch
+    r"FSDP2-wrapped module .* returned a view tensor",  # which is not changed in place
+)
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI with our module, any datamodule by dotted path, and one tower for both.
+    """LightningCLI with our module, a mixture of datasets by dotted path, and one tower for both.
 
     Raises:
         UsageError: if arguments or recipe do not fit the signatures.
@@ -32,8 +45,7 @@ class RecipeCLI(LightningCLI):
         try:
             super().__init__(
                 FlamingoTraining,
-                LightningDataModule,
-                subclass_mode_data=True,
+                Mixture,
                 seed_everything_default=0,
                 save_config_kwargs={"overwrite": True},
                 parser_kwargs={"prog": "videoflamingo", **raising, **{name: dict(raising) for name in SUBCOMMANDS}},
@@ -44,25 +56,49 @@ class RecipeCLI(LightningCLI):
             raise UsageError(f"videoflamingo {' '.join(arguments)}: {error}") from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The datamodule encodes frames with the model's tower."""
-        parser.link_arguments("model.config.vision", "data.init_args.vision")
+        """Cached features are those of the model's tower."""
+        for option in fields(VisionConfig):
+            parser.link_arguments(f"model.config.vision.{option.name}", f"data.vision.{option.name}")
 
     def before_instantiate_classes(self) -> None:
-        """Train in float32 on a CPU that is slower in bfloat16 (docs/decisions/0008)."""
-        trainer = self.config[self.subcommand].trainer
+        """Resolve `--ckpt_path auto`; train in float32 on a CPU that is slower in bfloat16 (docs/decisions/0008)."""
+        config = self.config[self.subcommand]
+        config.ckpt_path = checkpoint_to_resume(config, must_exist=self.subcommand != "fit")
+        trainer = config.trainer
         on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
         if trainer.precision == "bf16-mixed" and on_cpu and choose_dtype("auto", torch.device("cpu")) == torch.float32:
             trainer.precision = "32-true"
             logger.warning("precision bf16-mixed: this CPU is slower in bfloat16; training in 32-true instead")
 
+    def instantiate_trainer(self, **settings: Any) -> L.Trainer:
+        """With checkpoints that are checked when they are read, and one line of progress."""
+        trainer = self._get(self.config_init, "trainer")
+        callbacks, plugins = _listed(trainer.callbacks), _listed(trainer.plugins)
+        if trainer.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in callbacks):
+            callbacks.append(Progress())
+        plugins.append(CheckedCheckpointIO())
+        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **settings)
+
+
+def _listed(values: Any) -> list[Any]:
+    """What a recipe may give as one, several or null."""
+    if values is None:
+        return []
+    return list(values) if isinstance(values, (list, tuple)) else [values]
+
 
 class _Parsed(Exception):
-    """Ends a `_ParseOnlyCLI` with what it parsed."""
+    """Ends a command with what it has parsed or built so far."""
 
 
 class _ParseOnlyCLI(RecipeCLI):
     def before_instantiate_classes(self) -> None:
         raise _Parsed(self.config)
+
+
+class _DataOnlyCLI(RecipeCLI):
+    def instantiate_trainer(self, **settings: Any) -> L.Trainer:
+        raise _Parsed(self.datamodule)
 
 
 def parse(arguments: list[str]) -> Any:
@@ -77,14 +113,33 @@ def parse(arguments: list[str]) -> Any:
     Raises:
         UsageError: naming the key that does not fit.
     """
+    return _ended(_ParseOnlyCLI, arguments)
+
+
+def datamodule_of(arguments: list[str]) -> Mixture:
+    """The datasets of a recipe, without model and trainer.
+
+    Args:
+        arguments: the recipe's options, such as `["--config", "recipes/tiny_world.yaml"]`.
+
+    Raises:
+        UsageError: naming the key that does not fit.
+    """
+    mixture: Mixture = _ended(_DataOnlyCLI, ["fit", *arguments])
+    return mixture
+
+
+def _ended(command: type[RecipeCLI], arguments: list[str]) -> Any:
     try:
-        _ParseOnlyCLI(arguments)
+        command(arguments)
     except _Parsed as parsed:
         return parsed.args[0]
-    raise AssertionError("parsing ended without a result")
+    raise AssertionError("the command went on")
 
 
 def main(argv: list[str]) -> int:
     """Run one of `SUBCOMMANDS` with its options."""
+    for message in FALSE_ALARMS:
+        warnings.filterwarnings("ignore", message=message)
     RecipeCLI(argv)
     return 0

@@ -7,6 +7,7 @@ model, every visual token has a word of its own to say, and it leaves blocks tha
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,7 @@ def readout_loss(
     said = [
         (row, first + offset, token)
         for row, texts in enumerate(parts)
-        for part, text in enumerate(texts)
-        for first, end in [(part * num_tokens // len(texts), (part + 1) * num_tokens // len(texts))]
+        for text, (first, end) in zip(texts, _parts(len(texts), num_tokens), strict=True)
         for offset, token in enumerate(text[: end - first])
     ]
     rows, places, targets = torch.tensor(said, device=visual_tokens.device).view(-1, 3).unbind(1)  # [K] each
@@ -44,3 +44,22 @@ def readout_loss(
     chosen = visual_tokens[rows, places]  # [K, D]
     losses = [F.cross_entropy(block.written(chosen).float() @ words.T, labels, reduction="sum") for block in blocks]
     return torch.stack(losses).mean(), len(labels)
+
+
+def num_said(texts: Sequence[Sequence[int]], num_visual_tokens: int) -> int:
+    """How many tokens of a row's texts have a visual token to say them.
+
+    Example:
+        >>> num_said([[1, 2, 3], [4]], num_visual_tokens=4)
+        3
+    """
+    return sum(
+        min(len(text), end - first)
+        for text, (first, end) in zip(texts, _parts(len(texts), num_visual_tokens), strict=True)
+    )
+
+
+def _parts(num_texts: int, num_visual_tokens: int) -> list[tuple[int, int]]:
+    """Which visual tokens `[first, end)` each text has."""
+    edges = [part * num_visual_tokens // num_texts for part in range(num_texts + 1)]
+    return list(pairwise(edges))
