@@ -51,20 +51,20 @@ def frames_of(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("prefetch_steps", [0, 3])
-def test_an_epoch_goes_on_with_the_step_after_the_last_one_taken(
+def test_an_epoch_begins_with_the_step_after_the_last_one_taken(
     plan: Callable[[int], list[PlannedPart]], videos: list[Path], num_workers: int, prefetch_steps: int
 ) -> None:
     media = MediaReader(num_workers=num_workers)
     taken = 6
-    loader = StepLoader(plan, media, 4, lambda: taken, prefetch_steps=prefetch_steps)
+    loader = StepLoader(plan, media, 3, lambda: taken, prefetch_steps=prefetch_steps)
     steps = list(loader)
-    assert [step.index for step in steps] == [6, 7]
+    assert [step.index for step in steps] == [6, 7, 8]
     for step in steps:
         (batch,) = step.parts[0].batches
         expected = [frames_of(videos[number % 5]) for number in (step.index, step.index + 1)]
         assert all(np.array_equal(own, other) for own, other in zip(batch.frames, expected, strict=True))
-    taken = 8
-    assert [step.index for step in loader] == [8, 9, 10, 11]
+    taken = 9
+    assert [step.index for step in loader] == [9, 10, 11]
     media.close()
 
 

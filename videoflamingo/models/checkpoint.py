@@ -89,19 +89,34 @@ def save_checkpoint(model: Flamingo, folder: str | os.PathLike[str], dtype: torc
 def write_checkpoint(
     config: FlamingoConfig, state: dict[str, Tensor], folder: str | os.PathLike[str], dtype: torch.dtype
 ) -> Path:
-    """`save_checkpoint` for weights that are in no model, as a converter has them."""
-    from safetensors.torch import save_file
+    """`save_checkpoint` for weights that are in no model, as a converter has them.
+
+    Raises:
+        OSError: if they cannot be written, such as on a full disk; what was there before is left as it was.
+    """
+    from safetensors.torch import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
-    unfinished = folder / f"{WEIGHTS_FILE}.part"
-    save_file(state, unfinished, metadata={"format": "pt"})
-    unfinished.chmod(0o644)  # safetensors makes files that only their owner can read
-    unfinished.replace(folder / WEIGHTS_FILE)
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
-    (folder / CONFIG_FILE).write_text(text + "\n", "utf-8")
+    _replace(folder / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
+    _replace(folder / CONFIG_FILE, f"{text}\n".encode())
     return folder
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def load_trainable(model: Flamingo, folder: str | os.PathLike[str], *, as_start: bool = False) -> None:

@@ -26,6 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa:
 logger = logging.getLogger(__name__)
 
 FALSE_ALARMS = (  # warnings of Lightning and PyTorch about what is meant as it is
+    r"LightningCLI's args parameter is intended to run from within Python",  # which it does
     r"Found \d+ module\(s\) in eval mode",  # the frozen ones
     r".*isinstance\(treespec, LeafSpec\)",  # between Lightning and PyTorch
     r"FSDP2-wrapped module .* returned a view tensor",  # which is not changed in place
@@ -41,6 +42,8 @@ class RecipeCLI(LightningCLI):
     """
 
     def __init__(self, arguments: list[str]) -> None:
+        for message in FALSE_ALARMS:
+            warnings.filterwarnings("ignore", message=message)
         raising = {"exit_on_error": False}
         try:
             super().__init__(
@@ -138,8 +141,15 @@ def _ended(command: type[RecipeCLI], arguments: list[str]) -> Any:
 
 
 def main(argv: list[str]) -> int:
-    """Run one of `SUBCOMMANDS` with its options."""
-    for message in FALSE_ALARMS:
-        warnings.filterwarnings("ignore", message=message)
-    RecipeCLI(argv)
+    """Run one of `SUBCOMMANDS` with its options.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once what there is has been saved.
+    """
+    try:
+        RecipeCLI(argv)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning's way out
+            raise KeyboardInterrupt from leaving
+        raise
     return 0

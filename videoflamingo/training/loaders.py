@@ -82,7 +82,8 @@ class MediaReader:
         if features is None:
             raise UsageError(
                 f"{request.name}: is not in the feature cache {self.cache.folder}, or not with these frames; run "
-                "`videoflamingo cache-features` with this recipe, or leave out data.features"
+                "`videoflamingo cache-features` with this recipe (--splits test for the test split), or leave out "
+                "data.features"
             )
         return features
 
@@ -142,7 +143,7 @@ def _samples(texts: NamedTexts, read: dict[MediumRequest, np.ndarray]) -> list[S
 
 
 class StepLoader:
-    """The steps of an epoch, from the one that follows the last one taken.
+    """As many steps as an epoch has, from the one that follows the last one taken.
 
     Args:
         plan: step number -> what it is made of on this process.
@@ -181,8 +182,7 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[Step]:
         first = self.steps_taken()
-        last = (first // len(self) + 1) * len(self)
-        for index in range(first, last):
+        for index in range(first, first + len(self)):  # of an epoch begun before, the trainer takes the rest only
             started = time.perf_counter()
             pending = self._begun(index)
             step = pending.finished(started)

@@ -269,9 +269,9 @@ class FlamingoTraining(L.LightningModule):
             )
         self.updating = True
         optimizer.step()
+        cast(Any, self.lr_schedulers()).step()
         self.updating = False
         optimizer.zero_grad()
-        cast(Any, self.lr_schedulers()).step()
         return norm
 
     def _not_synchronised(self) -> AbstractContextManager[Any]:

@@ -47,7 +47,8 @@ def load_clip(
         short: `"repeat"`, `"distinct"` or `"error"`, for when fewer distinct frames exist than were asked for.
         reader, short_side, tolerance_seconds, images_per_second, num_threads: see `ReadOptions`. decord always runs
             isolated.
-        rng: for `"random"` and `"window"`; one number is drawn from it, so the clip does not depend on where it is read.
+        rng: for `"random"` and `"window"`; one number is drawn from it, so the clip does not depend on where it is
+            read.
         isolated: read in a process of its own (0.3 s to start), which is killed at the deadline. For many clips make
             one `DecodePool`, which keeps its processes.
         deadline_seconds: for isolated reading.

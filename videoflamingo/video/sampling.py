@@ -226,9 +226,7 @@ class Sampling:
             assert self.frames_per_second is not None  # checked when made
             return fps_times(stop - start, self.frames_per_second, self.max_frames, start)
         if rng is None:
-            raise SamplingError(
-                f"sampling={self.method!r} needs rng, for instance rng=numpy.random.default_rng(seed)"
-            )
+            raise SamplingError(f"sampling={self.method!r} needs rng, for instance rng=numpy.random.default_rng(seed)")
         if self.method == "window":
             assert self.frames_per_second is not None  # checked when made
             return window_times(stop - start, self.num_frames, self.frames_per_second, rng, start)
