@@ -1,7 +1,7 @@
 """Pages of text with pictures between: files in the layouts of MMC4 and OBELICS.
 
 Which medium a page's text belongs to is not a matter of the file: draw it with `draw_media_of_text(p_next, ...)` and
-give it to `encode_prompt(page.segments, ..., media_of_text=...)`.
+give it to `encode_prompt(page.segments, ..., media_of_text=...)`. To train on pages: `datamodules.page_texts`.
 """
 
 import io
@@ -70,31 +70,39 @@ def mmc4_pages(
         UsageError: if the file cannot be read or a page is wrong.
     """
     folder = None if images is None else VideoFolder(images, extensions=())
-    for place, line in _lines(Path(file)):
-        entry = json_line(place, line)
-        sentences = entry.entries("text_list")
-        if not all(isinstance(sentence, str) for sentence in sentences):
-            raise field_error(entry.place, "text_list", sentences, "must be a list of texts", "correct the page")
-        before: dict[int, list[str]] = {}
-        missing: list[str] = []
-        for picture in _pictures(entry):
-            if min_similarity is not None and _similarity(picture) < min_similarity:
-                continue
-            index = picture.whole("matched_text_index")
-            if index >= len(sentences):
-                rule = f"the page has {len(sentences)} sentences, counted from 0"
-                raise field_error(picture.place, "matched_text_index", index, rule, "correct the page")
-            name = picture.text("image_name" if folder is not None else "raw_url")
-            found = name if folder is None else folder.find(name)
-            if found is None:
-                missing.append(name)
-            else:
-                before.setdefault(index, []).append(found)
-        parts: list[tuple[str | None, str | None]] = []
-        for index, sentence in enumerate(sentences):
-            parts += [(None, path) for path in before.get(index, [])]
-            parts.append((sentence, None))
-        yield _page(entry, parts, " ", tuple(missing), str(entry.fields.get("url") or ""))
+    for place, line in jsonl_lines(Path(file)):
+        yield mmc4_page(json_line(place, line), folder, min_similarity)
+
+
+def mmc4_page(entry: Entry, folder: VideoFolder | None, min_similarity: float | None) -> Page:
+    """One line of MMC4; see `mmc4_pages`.
+
+    Raises:
+        UsageError: if it is wrong.
+    """
+    sentences = entry.entries("text_list")
+    if not all(isinstance(sentence, str) for sentence in sentences):
+        raise field_error(entry.place, "text_list", sentences, "must be a list of texts", "correct the page")
+    before: dict[int, list[str]] = {}
+    missing: list[str] = []
+    for picture in _pictures(entry):
+        if min_similarity is not None and _similarity(picture) < min_similarity:
+            continue
+        index = picture.whole("matched_text_index")
+        if index >= len(sentences):
+            rule = f"the page has {len(sentences)} sentences, counted from 0"
+            raise field_error(picture.place, "matched_text_index", index, rule, "correct the page")
+        name = picture.text("image_name" if folder is not None else "raw_url")
+        found = name if folder is None else folder.find(name)
+        if found is None:
+            missing.append(name)
+        else:
+            before.setdefault(index, []).append(found)
+    parts: list[tuple[str | None, str | None]] = []
+    for index, sentence in enumerate(sentences):
+        parts += [(None, path) for path in before.get(index, [])]
+        parts.append((sentence, None))
+    return _page(entry, parts, " ", tuple(missing), str(entry.fields.get("url") or ""))
 
 
 def obelics_pages(file: str | os.PathLike[str], images: Mapping[str, str] | None = None) -> Iterator[Page]:
@@ -115,28 +123,35 @@ def obelics_pages(file: str | os.PathLike[str], images: Mapping[str, str] | None
     if path.suffix == ".parquet":
         entries = parquet_entries(path)
     else:
-        entries = (json_line(place, line) for place, line in _lines(path))
+        entries = (json_line(place, line) for place, line in jsonl_lines(path))
     for entry in entries:
-        texts, addresses = entry.entries("texts"), entry.entries("images")
-        if len(texts) != len(addresses):
-            rule = f"must be as long as 'images', {len(addresses)}, but has {len(texts)} places"
-            raise field_error(entry.place, "texts", texts, rule, "correct the page")
-        parts: list[tuple[str | None, str | None]] = []
-        missing: list[str] = []
-        for number, (text, address) in enumerate(zip(texts, addresses, strict=True), start=1):
-            if any(value is not None and not isinstance(value, str) for value in (text, address)):
-                raise field_error(
-                    entry.place, "texts", [text, address], f"place {number} is no text", "correct the page"
-                )
-            if text and address:
-                rule = f"place {number} of texts and images must not both say something"
-                raise field_error(entry.place, "texts", text, rule, "correct the page")
-            found = address if not address or images is None else images.get(address)
-            if address and found is None:
-                missing.append(address)
-            elif text or found:
-                parts.append((text or None, found or None))
-        yield _page(entry, parts, "\n\n", tuple(missing), _address(entry))
+        yield obelics_page(entry, images)
+
+
+def obelics_page(entry: Entry, images: Mapping[str, str] | None) -> Page:
+    """One line or row of OBELICS; see `obelics_pages`.
+
+    Raises:
+        UsageError: if it is wrong.
+    """
+    texts, addresses = entry.entries("texts"), entry.entries("images")
+    if len(texts) != len(addresses):
+        rule = f"must be as long as 'images', {len(addresses)}, but has {len(texts)} places"
+        raise field_error(entry.place, "texts", texts, rule, "correct the page")
+    parts: list[tuple[str | None, str | None]] = []
+    missing: list[str] = []
+    for number, (text, address) in enumerate(zip(texts, addresses, strict=True), start=1):
+        if any(value is not None and not isinstance(value, str) for value in (text, address)):
+            raise field_error(entry.place, "texts", [text, address], f"place {number} is no text", "correct the page")
+        if text and address:
+            rule = f"place {number} of texts and images must not both say something"
+            raise field_error(entry.place, "texts", text, rule, "correct the page")
+        found = address if not address or images is None else images.get(address)
+        if address and found is None:
+            missing.append(address)
+        elif text or found:
+            parts.append((text or None, found or None))
+    return _page(entry, parts, "\n\n", tuple(missing), _address(entry))
 
 
 def _page(
@@ -180,7 +195,7 @@ def _address(entry: Entry) -> str:
     return str(noted.get("url") or "") if isinstance(noted, dict) else ""
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def jsonl_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that say something, with their places, of a text file or the only one in a zip; read as they are used."""
     try:
         if path.suffix == ".zip":

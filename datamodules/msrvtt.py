@@ -7,11 +7,13 @@ Official files: `train_val_videodatainfo.json` and `test_videodatainfo.json`. Wi
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules.annotation_files import Entry, json_entries, read_json, read_text, table_entries
+from datamodules.record_texts import RecordTexts
 from datamodules.records import Record, Records, VideoFolder, with_videos
 from videoflamingo.errors import UsageError
+from videoflamingo.training.texts import Split
 
 LAYOUTS = ("", "TrainValVideo", "TestVideo", "videos/all", "MSRVTT/videos/all", "MSRVTT_Videos")
 OFFICIAL = ("train_val_videodatainfo.json", "test_videodatainfo.json")
@@ -19,8 +21,28 @@ IN_ONE = "MSRVTT_data.json"
 TRAIN_9K = "MSRVTT_train.9k.csv"
 TEST_1K = "MSRVTT_JSFUSION_test.csv"
 
-Split = Literal["train", "validate", "test"]
 Partition = Literal["full", "1k-A"]
+
+
+class MsrvttCaptions(RecordTexts):
+    """MSR-VTT's clips with their captions, one of which each training draw chooses.
+
+    Args:
+        annotations: folder of the annotation files.
+        videos: folder of the clips, or one above it.
+        partition: `full`, or `1k-A`, which has no validation split.
+        options: see `RecordTexts`.
+    """
+
+    def __init__(self, annotations: str, videos: str, partition: Partition = "full", **options: Any) -> None:
+        super().__init__(**options)
+        self.annotations, self.videos, self.partition = annotations, videos, partition
+
+    def read(self, split: Split) -> Records:
+        """Raises UsageError as `read_msrvtt`."""
+        if self.partition == "1k-A" and split == "validate":
+            return Records([])
+        return read_msrvtt(self.annotations, self.videos, split=split, partition=self.partition, strict=self.strict)
 
 
 def read_msrvtt(

@@ -7,15 +7,36 @@ Official files: `train_qa.json`, `val_qa.json`, `test_qa.json`. Derived ones in 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules.annotation_files import Entry, field_error, json_entries, read_json
 from datamodules.msrvtt import LAYOUTS
+from datamodules.record_texts import RecordTexts
 from datamodules.records import Record, Records, VideoFolder, with_videos
 from videoflamingo.errors import UsageError
+from videoflamingo.training import texts
 
 Split = Literal["train", "val", "test"]
 _FIRST_WORDS = ("what", "who", "how", "when", "where")
+
+
+class MsrvttQaTexts(RecordTexts):
+    """MSRVTT-QA's questions with their answers.
+
+    Args:
+        annotations: folder of the annotation files.
+        videos: folder of MSR-VTT's clips, or one above it.
+        options: see `RecordTexts`.
+    """
+
+    def __init__(self, annotations: str, videos: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.annotations, self.videos = annotations, videos
+
+    def read(self, split: texts.Split) -> Records:
+        """Raises UsageError as `read_msrvtt_qa`."""
+        name: Split = "val" if split == "validate" else split
+        return read_msrvtt_qa(self.annotations, self.videos, split=name, strict=self.strict)
 
 
 def read_msrvtt_qa(

@@ -7,11 +7,13 @@ Official files: `train.csv`, `val.csv`, `test.csv` and `map_vid_vidorID.json`; o
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules.annotation_files import Entry, field_error, read_json, table_entries
+from datamodules.record_texts import RecordTexts
 from datamodules.records import Record, Records, VideoFolder, with_videos
 from videoflamingo.errors import UsageError
+from videoflamingo.training import texts
 
 LAYOUTS = ("", "NExTVideo")
 MAP = "map_vid_vidorID.json"
@@ -21,6 +23,30 @@ GROUPS = {"C": "causal", "T": "temporal", "D": "descriptive"}
 TYPES = ("CW", "CH", "TN", "TC", "TP", "DB", "DC", "DL", "DO")  # DB (yes or no) only in answers in words
 
 Split = Literal["train", "val", "test"]
+
+
+class NextQaTexts(RecordTexts):
+    """NExT-QA's questions. Of multiple choice, the right option is the answer to learn.
+
+    Args:
+        annotations: folder of the CSV files.
+        videos: folder `NExTVideo`, or one above it.
+        open_ended: answers in words (NExT-OE) instead of five options.
+        question_mark: put one after questions; the files have none.
+        options: see `RecordTexts`; `options_in_question` shows the five options.
+    """
+
+    def __init__(
+        self, annotations: str, videos: str, open_ended: bool, question_mark: bool = True, **options: Any
+    ) -> None:
+        super().__init__(question_mark=question_mark, **options)
+        self.annotations, self.videos, self.open_ended = annotations, videos, open_ended
+
+    def read(self, split: texts.Split) -> Records:
+        """Raises UsageError as `read_nextqa`."""
+        name: Split = "val" if split == "validate" else split
+        read = read_nextqa_open_ended if self.open_ended else read_nextqa
+        return read(self.annotations, self.videos, split=name, strict=self.strict)
 
 
 def read_nextqa(

@@ -3,7 +3,9 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from datamodules.annotation_files import (
     Entry,
@@ -15,15 +17,59 @@ from datamodules.annotation_files import (
     read_text,
     table_entries,
 )
+from datamodules.record_texts import RecordTexts
 from datamodules.records import Record, Records, VideoFolder, refuse_missing, with_videos
 from videoflamingo.errors import UsageError
+from videoflamingo.training.texts import Split
 from videoflamingo.video.collection import find_in_folder
 from videoflamingo.video.source import SourceFile
 
 _VIDEO = ("video", "start", "end")
 _SAID = ("question", "answer", "answers", "caption", "captions", "options")
 FIELDS = (*_VIDEO, *_SAID, "id", "split", "type")
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {  # of the field `split`, in small letters
+    "train": ("train", "training"),
+    "validate": ("validate", "validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
 _EXAMPLE = '{"video": "cat.mp4", "caption": "a cat sleeps"}'
+
+
+class OwnTexts(RecordTexts):
+    """Your own data to train on: one list or folder, or one for each split.
+
+    Where entries have the field `split`, it says which split they are of (`SPLIT_NAMES`); a list without it is of one
+    split as a whole.
+
+    Args:
+        path: the list or folder to train on.
+        validate, test: lists or folders of these splits; None for what `path` has of them.
+        options: see `RecordTexts`.
+    """
+
+    def __init__(self, path: str, validate: str | None = None, test: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.paths: dict[Split, str | None] = {"train": path, "validate": validate, "test": test}
+        self._read: dict[str, Records] = {}
+
+    def read(self, split: Split) -> Records:
+        """Raises UsageError as `read_own`, and if `split` of an entry is not known."""
+        own = self.paths[split]
+        path = own or str(self.paths["train"])
+        if path not in self._read:
+            self._read[path] = read_own(path, strict=self.strict)
+        records = self._read[path]
+        if not any(record.split for record in records):
+            return records if own is not None else Records([])
+        return replace(records, records=[record for record in records if _split_of(record) == split])
+
+
+def _split_of(record: Record) -> Split:
+    for split, names in SPLIT_NAMES.items():
+        if record.split.lower() in names:
+            return split
+    rule = "must be train, validate or test, because other entries have a split"
+    raise field_error(record.place, "split", record.split, rule, "correct it")
 
 
 def read_own(path: str | os.PathLike[str], *, split: str | None = None, strict: bool = False) -> Records:

@@ -8,17 +8,23 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from datamodules.records import counted
+from datamodules.records import Record, counted
+from datamodules.text_options import SHOWN, TextOptions
 from videoflamingo.errors import UsageError, VideoError
+from videoflamingo.prompt import PromptTemplate
+from videoflamingo.training.media import FilePart
+from videoflamingo.training.texts import Draw, PlannedText, Split, Texts
+from videoflamingo.video.sampling import Sampling
 from videoflamingo.video.source import SourceFile
 
 VIDEOS = ("mp4", "webm", "mkv", "avi", "mov", "m4v", "gif")
 PICTURES = ("jpg", "jpeg", "png", "webp")
+PLAIN = PromptTemplate(before_caption="")  # the paper's form of pretraining pairs (v1 3.2): <image>caption<EOC>
 _BLOCK = 512  # a tar file is made of blocks of this size, and ends with one of zeros
 _RECORD = 10240  # up to which writers fill it with zeros
 
@@ -55,13 +61,17 @@ class PairRecord:
         """Whether it is a picture, which is a video of one frame."""
         return self.extension in PICTURES
 
+    def part(self) -> FilePart:
+        """Where the clip's bytes are."""
+        return FilePart(self.shard, self.offset, self.num_bytes, f"{self.key}.{self.extension}")
+
     def source(self) -> SourceFile:
         """The clip's bytes, read now; `load_clip` takes it.
 
         Raises:
             VideoError: if the shard cannot be read, or is shorter than when it was indexed.
         """
-        return SourceFile(f"{self.shard}#{self.key}.{self.extension}", self._bytes(self.offset, self.num_bytes))
+        return self.part().read()
 
     def description(self) -> dict[str, object]:
         """What the writer noted in `KEY.json`, such as the url; empty if there is none. Read now.
@@ -71,20 +81,8 @@ class PairRecord:
         """
         if self.json_offset is None:
             return {}
-        return _json_object(self._bytes(self.json_offset, self.json_num_bytes), f"{self.place}.json")
-
-    def _bytes(self, offset: int, num_bytes: int) -> bytes:
-        try:
-            with open(self.shard, "rb") as file:
-                file.seek(offset)
-                data = file.read(num_bytes)
-        except OSError as error:
-            raise VideoError(f"{self.place}: cannot be read ({error.strerror}); check the shard") from error
-        if len(data) < num_bytes:
-            raise VideoError(
-                f"{self.place}: the shard ends within it; it changed since it was indexed, so index it again"
-            )
-        return data
+        noted = FilePart(self.shard, self.json_offset, self.json_num_bytes, f"{self.key}.json").read()
+        return _json_object(noted.data or b"", noted.name)
 
 
 @dataclass(frozen=True)
@@ -117,6 +115,60 @@ class Pairs:
         if self.broken:
             words.append(f"{counted(len(self.broken), 'shard')} broken ({': '.join(self.broken[0])}, is the first)")
         return "; ".join(words)
+
+
+class ShardTexts(Texts):
+    """Clips or pictures in shards, with their captions. A picture is a video of one frame.
+
+    Args:
+        shards: a tar file, a folder of them, or several, to train on.
+        validate, test: the same for these splits; None for none.
+        strict: whether a broken shard is an error; otherwise its whole samples are used, and it is counted.
+        template: `PLAIN` by default.
+        options: fields of `TextOptions`.
+    """
+
+    def __init__(
+        self,
+        shards: str | list[str],
+        validate: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        strict: bool = False,
+        template: PromptTemplate = PLAIN,
+        **options: Any,
+    ) -> None:
+        self.shards: dict[Split, str | list[str] | None] = {"train": shards, "validate": validate, "test": test}
+        self.strict = strict
+        self.options = TextOptions(template=template, **options)
+        self.picture_options = replace(self.options, sampling=Sampling(num_frames=1))
+        self._pairs: dict[Split, Pairs] = {}
+
+    def size(self, split: Split) -> int:
+        """How many samples there are; shards are indexed when first asked.
+
+        Raises:
+            UsageError: as `read_shards`.
+        """
+        return len(self._split(split))
+
+    def plan(self, split: Split, index: int, draw: Draw) -> PlannedText:
+        """Sample `index`; in training, as drawn this time."""
+        pair = self._split(split)[index]
+        record = Record(str(pair.part()), pair.place, captions=pair.captions, id=pair.key)
+        drawn = draw.generator(SHOWN) if split == "train" else None
+        options = self.picture_options if pair.is_picture else self.options
+        return options.text(record, asks=False, drawn=drawn, source=pair.part())
+
+    def __str__(self) -> str:
+        """What was read, and what left out, of each split so far."""
+        read = [f"{split}: {pairs}" for split, pairs in self._pairs.items() if self.shards[split] is not None]
+        return " | ".join(read) or "nothing read yet"
+
+    def _split(self, split: Split) -> Pairs:
+        if split not in self._pairs:
+            shards = self.shards[split]
+            self._pairs[split] = Pairs() if shards is None else read_shards(shards, strict=self.strict)
+        return self._pairs[split]
 
 
 def read_shards(shards: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, strict: bool = False) -> Pairs:

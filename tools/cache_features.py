@@ -195,8 +195,8 @@ def _parser() -> argparse.ArgumentParser:
         "--splits",
         nargs="+",
         choices=("train", "validate", "test"),
-        default=["train", "validate", "test"],
-        help="whose media (default: all)",
+        default=["train", "validate"],
+        help="whose media (default: train validate, which `fit` reads)",
     )
     parser.add_argument(
         "--num-workers",

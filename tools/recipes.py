@@ -42,6 +42,21 @@ class Recipe:
         words = shlex.split(self.header.get("command", ""))
         return words[1] if len(words) > 1 else "fit"
 
+    @property
+    def arguments(self) -> list[str]:
+        """What its own command gives the subcommand, with this file in its place and the package's recipes in theirs.
+
+        A recipe may be a part that needs others, such as a dataset without a model.
+        """
+        words = shlex.split(self.header.get("command", ""))[2:] or ["--config", str(self.path)]
+        known = {f"recipes/{recipe.name}.yaml": str(recipe.path) for recipe in bundled()}
+        own = [
+            number for number, word in enumerate(words) if word.endswith(".yaml") and Path(word).name == self.path.name
+        ]
+        if not own:  # renamed: in place of the last
+            own = [max(number for number, word in enumerate(words) if word.endswith(".yaml"))]
+        return [str(self.path) if number == own[-1] else known.get(word, word) for number, word in enumerate(words)]
+
 
 def read_header(text: str) -> dict[str, str]:
     """Fields of the comment at the top of a recipe.
@@ -121,7 +136,9 @@ def copy(name: str, destination: Path | None, overwrite: bool = False) -> Path:
 
 
 def check(source: str) -> Recipe:
-    """Parse a recipe against the real signatures of the classes it names, without building any of them.
+    """Parse a recipe, and others its own command puts beside it, against the real signatures of the classes they name.
+
+    Nothing is built.
 
     Args:
         source: a YAML file, or the name of a bundled recipe.
@@ -134,7 +151,7 @@ def check(source: str) -> Recipe:
 
     from videoflamingo.training.cli import parse
 
-    parse([recipe.subcommand, "--config", str(recipe.path)])
+    parse([recipe.subcommand, *recipe.arguments])
     return recipe
 
 

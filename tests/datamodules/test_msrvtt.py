@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from datamodules.msrvtt import read_msrvtt
+from datamodules.msrvtt import MsrvttCaptions, read_msrvtt
 from videoflamingo.errors import UsageError
+from videoflamingo.prompt import PromptTemplate
+from videoflamingo.training.texts import Draw, Split
 
+THREE: tuple[Split, ...] = ("train", "validate", "test")
 SPLITS = {"video0": "train", "video6513": "validate", "video7010": "test", "video7020": "test"}
 
 
@@ -173,3 +176,18 @@ def test_a_file_that_was_cut_off_is_named(annotations: Path, videos: Path) -> No
         UsageError, match=r"train_val_videodatainfo.json:1: is not JSON .* copy it again if it was cut off"
     ):
         read_msrvtt(annotations, videos, split="train")
+
+
+def test_texts_are_captions_of_the_three_splits(annotations: Path, videos: Path) -> None:
+    texts = MsrvttCaptions(str(annotations), str(videos))
+    assert [texts.size(split) for split in THREE] == [1, 1, 1]
+    text = texts.plan("test", 0, Draw())
+    assert text.segments == PromptTemplate().ask(None, "video7010 a car is shown")
+    assert text.media[0].source == str(videos / "TestVideo/video7010.webm")
+    assert "test: 1 record of 1 video; 1 video missing (video7020, " in str(texts)
+
+
+def test_texts_of_1k_a_have_no_validation_split(annotations: Path, videos: Path) -> None:
+    (videos / "TestVideo/video7020.mp4").touch()
+    texts = MsrvttCaptions(str(annotations), str(videos), partition="1k-A")
+    assert [texts.size(split) for split in THREE] == [3, 0, 1]

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from datamodules.msrvtt_qa import read_msrvtt_qa
+from datamodules.msrvtt_qa import MsrvttQaTexts, read_msrvtt_qa
 from videoflamingo.errors import UsageError
+from videoflamingo.prompt import PromptTemplate
+from videoflamingo.training.texts import Draw
 
 OFFICIAL = [
     {
@@ -93,3 +95,12 @@ def test_captions_in_place_of_questions_are_refused(folder: Path) -> None:
     write(folder, "val_qa.json", {"videos": [], "sentences": []})
     with pytest.raises(UsageError, match="must hold a list of objects, but holds an object; check which file it is"):
         read_msrvtt_qa(folder, folder, split="val")
+
+
+def test_texts_are_questions_and_val_is_the_validation_split(folder: Path) -> None:
+    write(folder, "val_qa.json", OFFICIAL)
+    texts = MsrvttQaTexts(str(folder), str(folder))
+    assert texts.size("validate") == 2
+    text = texts.plan("validate", 1, Draw())
+    assert text.segments == PromptTemplate().ask("who sits on a couch?", "woman")
+    assert text.media[0].source == str(folder / "TrainValVideo/video6513.mp4")

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.nextqa import group_of, read_nextqa, read_nextqa_open_ended
+from datamodules.nextqa import NextQaTexts, group_of, read_nextqa, read_nextqa_open_ended
 from videoflamingo.errors import UsageError
+from videoflamingo.prompt import PromptTemplate
+from videoflamingo.training.texts import Draw
 
 CHOICE_HEADER = "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4"
 CHOICES = [
@@ -131,3 +133,25 @@ def test_what_is_not_there_is_named(annotations: Path, videos: Path) -> None:
         read_nextqa(annotations, videos, split="train")
     with pytest.raises(UsageError, match="split='valid': NExT-QA has 'train', 'val' and 'test'"):
         read_nextqa(annotations, videos, split="valid")  # type: ignore[arg-type]
+
+
+def test_texts_of_multiple_choice_are_answered_with_the_right_option(annotations: Path, videos: Path) -> None:
+    write(annotations, "val.csv", CHOICE_HEADER, *CHOICES)
+    texts = NextQaTexts(str(annotations), str(videos), open_ended=False)
+    assert texts.size("validate") == 2
+    question = "what did the boy do after he sat"
+    assert texts.plan("validate", 1, Draw()).segments == PromptTemplate().ask(f"{question}?", "unwrap it")
+    shown = NextQaTexts(
+        str(annotations), str(videos), open_ended=False, question_mark=False, options_in_question=True
+    ).plan("validate", 1, Draw())
+    assert shown.segments == PromptTemplate().ask(
+        f"{question} Options: share; look, and wait; unwrap it; play; unwrap it.", "unwrap it"
+    )
+
+
+def test_texts_of_answers_in_words(annotations: Path, videos: Path) -> None:
+    write(annotations, "train.csv", WORDS_HEADER, *WORDS)
+    texts = NextQaTexts(str(annotations), str(videos), open_ended=True)
+    assert texts.size("train") == 3
+    asked = PromptTemplate().ask("how is the bulldozer controlled?", "from the drivers cabin")
+    assert texts.plan("train", 0, Draw()).segments == asked

@@ -8,8 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from datamodules.own import read_own
+from datamodules.own import OwnTexts, read_own
 from videoflamingo.errors import UsageError
+from videoflamingo.training.texts import SPLITS, Draw
 
 VIDEOS = ("cat.mp4", "dog.webm", "clips/bird.mp4")
 EVERYTHING = {
@@ -283,3 +284,49 @@ def test_the_table_of_the_page_reads(folder: Path) -> None:
         ("a text with | in it", "another"),
     ]
     assert [record.answers for record in records][1:3] == [("bicycles",), ("a rabbit",)]
+
+
+def lines(path: Path, *entries: dict[str, object]) -> str:
+    path.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    for entry in entries:
+        (path.parent / str(entry["video"])).touch()
+    return str(path)
+
+
+def sizes(texts: OwnTexts) -> list[int]:
+    return [texts.size(split) for split in SPLITS]
+
+
+def test_a_list_without_splits_is_to_train_on(tmp_path: Path) -> None:
+    texts = OwnTexts(lines(tmp_path / "all.jsonl", {"video": "a.mp4", "caption": "a"}))
+    assert sizes(texts) == [1, 0, 0]
+
+
+def test_lists_of_the_other_splits_are_named(tmp_path: Path) -> None:
+    train = lines(tmp_path / "train.jsonl", {"video": "a.mp4", "caption": "a"}, {"video": "b.mp4", "caption": "b"})
+    validate = lines(tmp_path / "val.jsonl", {"video": "c.mp4", "question": "what?", "answer": "c"})
+    texts = OwnTexts(train, validate=validate)
+    assert sizes(texts) == [2, 1, 0]
+    assert texts.plan("validate", 0, Draw()).media[0].source == str(tmp_path / "c.mp4")
+
+
+def test_the_field_split_sorts_entries_by_any_of_its_usual_names(tmp_path: Path) -> None:
+    names = ("train", "VAL", "validation", "test", "training")
+    entries = [{"video": f"{name}.mp4", "caption": name, "split": name} for name in names]
+    texts = OwnTexts(lines(tmp_path / "all.jsonl", *entries))
+    assert sizes(texts) == [2, 2, 1]
+
+
+def test_an_entry_of_no_known_split_is_an_error_with_its_place(tmp_path: Path) -> None:
+    entries = ({"video": "a.mp4", "caption": "a", "split": "train"}, {"video": "b.mp4", "caption": "b"})
+    texts = OwnTexts(lines(tmp_path / "all.jsonl", *entries))
+    with pytest.raises(UsageError, match=r'all.jsonl:2: field .split. is "", but must be train, validate or test'):
+        texts.size("train")
+
+
+def test_strict_makes_a_missing_video_an_error_of_the_texts(tmp_path: Path) -> None:
+    path = lines(tmp_path / "all.jsonl", {"video": "a.mp4", "caption": "a"}, {"video": "b.mp4", "caption": "b"})
+    (tmp_path / "b.mp4").unlink()
+    assert OwnTexts(path).size("train") == 1
+    with pytest.raises(UsageError, match=r"1 of 2 videos missing: b.mp4"):
+        OwnTexts(path, strict=True).size("train")

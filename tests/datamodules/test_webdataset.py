@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 
 from datamodules import webdataset
-from datamodules.webdataset import read_shards
+from datamodules.webdataset import ShardTexts, read_shards
 from videoflamingo.errors import UsageError, VideoError
+from videoflamingo.prompt import EndOfChunk, Medium, PromptTemplate, Text
+from videoflamingo.training.media import FilePart
+from videoflamingo.training.texts import SPLITS, Draw
 from videoflamingo.video.load import load_clip
+from videoflamingo.video.sampling import Sampling
 
 Files = list[tuple[str, bytes]]
 
@@ -178,10 +182,10 @@ def test_a_shard_that_changed_since_is_noticed(tmp_path: Path) -> None:
     shard = write(tmp_path / "0.tar", sample("0"))
     (only,) = read_shards(shard)
     shard.write_bytes(WHOLE[:600])
-    with pytest.raises(VideoError, match="the shard ends within it; it changed since it was indexed"):
+    with pytest.raises(VideoError, match=r"0.tar#0.mp4: the file ends within it; it changed since it was indexed"):
         only.source()
     shard.unlink()
-    with pytest.raises(VideoError, match=r"sample 0: cannot be read \(No such file"):
+    with pytest.raises(VideoError, match=r"0.tar#0.mp4: cannot be read \(No such file"):
         only.source()
 
 
@@ -211,3 +215,41 @@ def test_clips_are_not_read_for_the_index(tmp_path: Path, monkeypatch: pytest.Mo
     )
     assert len(read_shards(shard)) == 4
     assert 0 < read < 40_000
+
+
+def test_texts_are_the_paper_s_pairs_and_media_parts_of_shards(tmp_path: Path) -> None:
+    shard = write(tmp_path / "0.tar", sample("0", media=b"one"), sample("1", "a dog", picture(9), "png"))
+    texts = ShardTexts(str(shard))
+    assert [texts.size(split) for split in SPLITS] == [2, 0, 0]
+    text = texts.plan("train", 0, Draw())
+    assert text.segments == [Medium(), Text("a cat sleeps", is_answer=True), EndOfChunk()]
+    assert text.place == f"{shard}: sample 0"
+    (request,) = text.media
+    assert isinstance(request.source, FilePart) and request.source.read().data == b"one"
+    assert request.name == f"{shard}#0.mp4"
+    assert str(texts) == "train: 2 samples"
+
+
+def test_a_picture_is_one_frame_whatever_the_sampling_of_clips(tmp_path: Path) -> None:
+    shard = write(tmp_path / "0.tar", sample("0"), sample("1", "a dog", picture(9), "png"))
+    texts = ShardTexts(str(shard), sampling=Sampling("random", num_frames=4))
+    clip, still = (texts.plan("train", index, Draw(position=index)).media[0] for index in range(2))
+    assert (clip.sampling.num_frames, still.sampling) == (4, Sampling(num_frames=1))
+    assert clip.seed is not None and still.seed is None
+
+
+def test_shards_of_the_other_splits_and_another_template(tmp_path: Path) -> None:
+    shards = [write(tmp_path / f"{number}.tar", sample(str(number))) for number in range(3)]
+    texts = ShardTexts([str(shards[0]), str(shards[1])], validate=str(shards[2]), template=PromptTemplate())
+    assert [texts.size(split) for split in SPLITS] == [2, 1, 0]
+    assert texts.plan("validate", 0, Draw()).segments == PromptTemplate().ask(None, "a cat sleeps")
+
+
+def test_a_broken_shard_is_told_and_with_strict_an_error(tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    shard.write_bytes(WHOLE[: SAMPLE + 1800])
+    texts = ShardTexts(str(shard))
+    assert texts.size("train") == 1
+    assert "1 shard broken" in str(texts)
+    with pytest.raises(UsageError, match="the file ends within"):
+        ShardTexts(str(shard), strict=True).size("train")

@@ -115,6 +115,18 @@ def test_validate_takes_names_and_files_and_goes_on_after_a_wrong_one(
     assert err == "mine.yaml: key 'wrong' is not expected\n"
 
 
+def test_a_part_is_checked_together_with_what_its_own_command_names(folder: Path, parsed: list[list[str]]) -> None:
+    command = "# command: videoflamingo fit --config recipes/world/tiny.yaml --a.b=1 --config recipes/overlay.yaml\n"
+    (folder / "overlay.yaml").write_text(command)
+    Path("renamed.yaml").write_text(command)
+    assert main(["recipes", "validate", "overlay", "renamed.yaml"]) == 0
+    whole = str(folder / "world/tiny.yaml")
+    assert parsed == [
+        ["fit", "--config", whole, "--a.b=1", "--config", str(folder / "overlay.yaml")],
+        ["fit", "--config", whole, "--a.b=1", "--config", "renamed.yaml"],
+    ]
+
+
 def test_validate_json_is_one_line_a_recipe(
     folder: Path, parsed: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
