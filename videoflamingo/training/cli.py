@@ -1,6 +1,8 @@
 """`videoflamingo fit | validate | test | predict`: LightningCLI over recipes (one YAML, or several composed)."""
 
 import logging
+import os
+import sys
 import warnings
 from dataclasses import fields
 from typing import Any
@@ -42,8 +44,7 @@ class RecipeCLI(LightningCLI):
     """
 
     def __init__(self, arguments: list[str]) -> None:
-        for message in FALSE_ALARMS:
-            warnings.filterwarnings("ignore", message=message)
+        _tell_on_stderr()
         raising = {"exit_on_error": False}
         try:
             super().__init__(
@@ -81,6 +82,26 @@ class RecipeCLI(LightningCLI):
             callbacks.append(Progress())
         plugins.append(CheckedCheckpointIO())
         return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **settings)
+
+
+def _tell_on_stderr() -> None:
+    """Show what the package says of its progress, once, and not what Lightning wrongly warns of."""
+    for message in FALSE_ALARMS:
+        warnings.filterwarnings("ignore", message=message)
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    for name in ("videoflamingo", "datamodules"):
+        own = logging.getLogger(name)
+        own.setLevel(logging.INFO if is_first else logging.WARNING)
+        if not own.handlers:
+            own.addHandler(_Stderr())
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what is standard error when a message comes, not when the handler was made."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def _listed(values: Any) -> list[Any]:
