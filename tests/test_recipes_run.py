@@ -6,10 +6,15 @@ The recipes are as they come; only the model is a tiny random one, batches are s
 import csv
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.datamodules.conftest import Write, picture_bytes, video_bytes, write_video
@@ -19,6 +24,7 @@ from tests.datamodules.test_nextqa import CHOICE_HEADER, CHOICES, WORDS, WORDS_H
 from tests.datamodules.test_webdataset import sample, shard_bytes
 from tests.tiny import TINY_CONFIG, tiny_language_model, tiny_tokenizer
 from videoflamingo import cli
+from videoflamingo.models.checkpoint import load_checkpoint
 
 __all__ = ["picture_bytes", "video_bytes", "write_video"]  # fixtures
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,3 +162,116 @@ def test_a_dataset_trains_validates_and_is_tested_by_its_recipe(
     assert math.isfinite(float(metrics(run)[f"test_loss/{members[0]}"]))
     assert 0 <= float(metrics(run)[f"test_exact/{members[0]}"]) <= 1
     assert not [message for message in caplog.messages if "left out:" in message or "left out of the" in message]
+
+
+def write_paper(write_video: Write, picture: bytes, video: bytes) -> None:
+    """Stand-ins for the stand-ins: a shard of pages, one of clips and two of pictures."""
+    write_pages(write_video, picture, video)
+    write_shards(write_video, picture, video)
+    for name, place in (("mmc4", "m3w_like"), ("pictures", "align_like"), ("clips", "vtp_like")):
+        Path("data", name).rename(Path("data", place))
+    shutil.copytree("data/align_like", "data/ltip_like")
+
+
+@pytest.mark.parametrize("layout", ["3b", "9b", "80b"])
+def test_the_papers_mixture_takes_two_steps_of_each_layout_made_small(
+    layout: str,
+    tiny_recipe: Path,
+    write_video: Write,
+    picture_bytes: bytes,
+    video_bytes: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_paper(write_video, picture_bytes, video_bytes)
+    paths = [ROOT / "recipes/paper/mixture.yaml", ROOT / f"recipes/paper/{layout}.yaml", tiny_recipe]
+    composed = [word for path in paths for word in ("--config", str(path))]
+    members = ("pages", "noisy_pictures", "described_pictures", "clips")
+    composed += [f"--data.members.{name}.batch_size=3" for name in members]
+    alone = ["--trainer.strategy=auto", "--trainer.devices=1", "--trainer.log_every_n_steps=1"]
+    assert cli.main(["fit", *composed, *alone]) == 0
+    logged = metrics(Path("runs/paper"))
+    losses = {name: float(logged[f"loss/{name}"]) for name in members}
+    weights = dict(zip(members, (1.0, 0.2, 0.2, 0.03), strict=True))
+    assert float(logged["loss"]) == pytest.approx(sum(weights[name] * losses[name] for name in members), rel=1e-4)
+
+
+def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which Lightning runs again for each further process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "videoflamingo", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("overlay", ["ddp", "fsdp2"])
+def test_two_processes_train_save_go_on_and_validate_by_the_overlay(
+    overlay: str,
+    tiny_recipe: Path,
+    write_video: Write,
+    picture_bytes: bytes,
+    video_bytes: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_own(write_video, picture_bytes, video_bytes)
+    paths = [ROOT / "recipes/own_data.yaml", ROOT / f"recipes/overlays/{overlay}.yaml", tiny_recipe]
+    composed = [word for path in paths for word in ("--config", str(path))]
+    both = ["--trainer.devices=2", "--data.members.own.batch_size=3", "--ckpt_path=auto"]
+    for steps in (2, 4):
+        done = run_cli("fit", *composed, *both, f"--trainer.max_steps={steps}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert Path(f"runs/own_data/step-{steps:08d}.ckpt").is_file()
+    assert load_checkpoint("runs/own_data/trainable").config.resampler.num_latents == TINY_CONFIG.resampler.num_latents
+    done = run_cli("validate", *composed, *both)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "val_loss/own" in done.stdout
+
+
+def test_the_tower_is_fine_tuned_at_a_larger_size_from_a_bridge_and_the_result_can_be_loaded(
+    tiny_recipe: Path,
+    write_video: Write,
+    picture_bytes: bytes,
+    video_bytes: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_own(write_video, picture_bytes, video_bytes)
+    own, tower = ROOT / "recipes/own_data.yaml", ROOT / "recipes/overlays/finetune_tower.yaml"
+    composed = ["--config", str(own), "--config", str(tiny_recipe), "--data.members.own.batch_size=2"]
+    assert cli.main(["fit", *composed]) == 0
+    larger = [
+        "--config",
+        str(tower),
+        "--model.config.vision.image_size=96",
+        "--model.init_from=runs/own_data/trainable",
+    ]
+    larger += ["--trainer.callbacks.init_args.folder=runs/larger", "--trainer.default_root_dir=runs/larger"]
+    assert cli.main(["fit", *composed, *larger]) == 0
+    loaded = load_checkpoint("runs/larger/trainable")
+    assert loaded.config.own_tower
+    before = load_checkpoint("runs/own_data/trainable").vision.backbone.state_dict()
+    after = loaded.vision.backbone.state_dict()
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_cached_features_are_used_by_the_overlay(
+    tiny_recipe: Path,
+    write_video: Write,
+    picture_bytes: bytes,
+    video_bytes: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_own(write_video, picture_bytes, video_bytes)
+    paths = [ROOT / "recipes/own_data.yaml", tiny_recipe, ROOT / "recipes/overlays/cached_features.yaml"]
+    composed = [word for path in paths for word in ("--config", str(path))]
+    composed += ["--data.members.own.batch_size=2"]
+    assert cli.main(["fit", *composed]) == 2
+    assert "run `videoflamingo cache-features` with this recipe" in capsys.readouterr().err
+    assert cli.main(["cache-features", *composed, "--num-workers=1"]) == 0
+    assert cli.main(["fit", *composed]) == 0

@@ -1,5 +1,6 @@
 """Training: what is trained, with which optimiser, and what is told about it (Flamingo v1 3.2.3, v2 B.1.2)."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,24 +11,23 @@ import torch
 from torch import Tensor
 
 from videoflamingo.errors import ModelError
-from videoflamingo.generation import encode_segments, generate
 from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
 from videoflamingo.models.language import Quantization
 from videoflamingo.pipeline import choose_dtype
-from videoflamingo.prompt import PromptTemplate, Text
 from videoflamingo.torchvision_operators import declare_missing_operators
 from videoflamingo.training import sharded
+from videoflamingo.training.answers import answers
 from videoflamingo.training.batch import Batch, Step
 from videoflamingo.training.feature_cache import encode_frames
 from videoflamingo.training.objective import (
     EncodedBatch,
     LossOn,
-    cut_before_answer,
     encode_batch,
     said_loss,
     text_loss,
     visual_tokens,
 )
+from videoflamingo.training.optimisation import adamw, learning_rate_share
 
 declare_missing_operators()
 import lightning as L  # noqa: E402  (its import needs the declaration above)
@@ -355,11 +355,11 @@ class FlamingoTraining(L.LightningModule):
         for name, sums in self._measured.items():
             sums = self._summed(sums)
             everything += sums
-            self.log(f"{stage}_loss/{name}", float(sums[0] / sums[1].clamp(min=1)), rank_zero_only=False)
+            self.log(f"{stage}_loss/{name}", float(sums[0] / sums[1].clamp(min=1)), sync_dist=True)
             if sums[3]:
-                self.log(f"{stage}_exact/{name}", float(sums[2] / sums[3]), prog_bar=True)
+                self.log(f"{stage}_exact/{name}", float(sums[2] / sums[3]), prog_bar=True, sync_dist=True)
         if everything[1]:
-            self.log(f"{stage}_loss", float(everything[0] / everything[1]), prog_bar=True)
+            self.log(f"{stage}_loss", float(everything[0] / everything[1]), prog_bar=True, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> list[dict[str, str]]:
         """Greedy answers to the batch's prompts, each cut before its first answer; texts without one are passed over.
@@ -367,26 +367,8 @@ class FlamingoTraining(L.LightningModule):
         Returns:
             for each text `name`, `place`, `prompt`, `answer` (generated) and `truth`.
         """
-        cut = [cut_before_answer(segments) for segments in batch.prompts]
-        asked = [(row, *one) for row, one in enumerate(cut) if one is not None]
         with self._whole_weights(batch):
-            if not asked:
-                return []
-            tokens = visual_tokens(self.model, batch)
-            tokens = None if tokens is None else tokens[[row for row, _, _ in asked]]
-            prompts = [encode_segments(self.model, segments) for _, segments, _ in asked]
-            generated = generate(self.model, prompts, tokens)
-        decode, first_new = self.model.tokenizer.decode, self.model.end_of_chunk_id
-        return [
-            {
-                "name": batch.names[row],
-                "place": batch.texts[row].place,
-                "prompt": "".join(segment.text for segment in segments if isinstance(segment, Text)),
-                "answer": PromptTemplate().trim(decode([token for token in one.token_ids if token < first_new])),
-                "truth": truth,
-            }
-            for (row, segments, truth), one in zip(asked, generated, strict=True)
-        ]
+            return answers(self.model, batch)
 
     @contextmanager
     def _whole_weights(self, batch: Batch) -> Iterator[None]:
@@ -402,24 +384,14 @@ class FlamingoTraining(L.LightningModule):
             yield
 
     def make_optimizer(self) -> torch.optim.AdamW:
-        """AdamW over everything trained: decayed but for the resampler (v2 B.1.2); betas and epsilon are torch's, the
-        paper names none. One fused kernel, which needs no temporary copies.
-        """
-        undecayed: list[torch.nn.Parameter] = []
-        decayed: list[torch.nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                (undecayed if name.startswith("flamingo.resampler.") else decayed).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {
-                "params": undecayed,
-                "weight_decay": 0.0,
-                "lr": self.learning_rate * self.resampler_learning_rate_share,
-            },
-        ]
-        groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, lr=self.learning_rate, fused=not self.is_sharded)
+        """AdamW over everything trained, see `adamw`."""
+        return adamw(
+            self.named_parameters(),
+            self.learning_rate,
+            weight_decay=self.weight_decay,
+            resampler_share=self.resampler_learning_rate_share,
+            fused=not self.is_sharded,
+        )
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up.
@@ -433,15 +405,9 @@ class FlamingoTraining(L.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_share)]
 
     def _learning_rate_share(self, step: int) -> float:
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        if self.final_learning_rate_share == 1.0:
-            return 1.0
-        total = float(self.trainer.estimated_stepping_batches)
-        if total <= self.warmup_steps:
-            return 1.0
-        done = min(1.0, (step - self.warmup_steps) / (total - self.warmup_steps))
-        return 1.0 + (self.final_learning_rate_share - 1.0) * done
+        final = self.final_learning_rate_share
+        total = math.inf if final == 1.0 else float(self.trainer.estimated_stepping_batches)
+        return learning_rate_share(step, self.warmup_steps, final, total)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What checkpoints hold, whole, on the CPU; all processes must ask together."""

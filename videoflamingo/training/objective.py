@@ -144,9 +144,3 @@ def first_answer(segments: Sequence[Segment]) -> str:
     if place is None:
         raise ModelError(f"the text {segments} has no answer, which the warm-up needs; give it texts with answers")
     return cast(Text, segments[place]).text
-
-
-def cut_before_answer(segments: Sequence[Segment]) -> tuple[list[Segment], str] | None:
-    """The prompt up to its first answer, and that answer; None if it has none."""
-    place = answer_place(segments)
-    return None if place is None else (list(segments[:place]), cast(Text, segments[place]).text.strip())

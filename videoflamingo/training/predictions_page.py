@@ -9,9 +9,10 @@ from typing import Any
 from videoflamingo.errors import UsageError
 from videoflamingo.prompt import Text
 from videoflamingo.torchvision_operators import declare_missing_operators
+from videoflamingo.training.answers import cut_before_answer
 from videoflamingo.training.batch import Batch
 from videoflamingo.training.module import FlamingoTraining
-from videoflamingo.training.objective import answer_place, cut_before_answer
+from videoflamingo.training.objective import answer_place
 from videoflamingo.training.predictions_html import Asked, Dataset, Losses, render_page
 from videoflamingo.training.shown_texts import ShownMedium, first_texts, shown_media
 from videoflamingo.training.step_log import Row, StepLog, replace_file
