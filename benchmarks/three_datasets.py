@@ -161,7 +161,7 @@ def keep(out: Path) -> None:
     docs.mkdir(exist_ok=True)
     for name in ("losses.png", "losses.md"):
         shutil.copyfile(out / name, docs / name)
-    page = (out / "predictions.html").read_text("utf-8")
+    page = (out / "predictions.html").read_text("utf-8").replace(f"{out.parent}/", "")
     parts = re.split(r"(?=<h2 )", page)
     number = next(number for number, part in enumerate(parts) if part.startswith("<h2 ") and ">world</h2>" in part)
     parts[number] = re.sub(r"<img [^>]*>", "<i>(a drawing of OpenMoji)</i>", parts[number])

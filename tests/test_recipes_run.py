@@ -272,6 +272,6 @@ def test_cached_features_are_used_by_the_overlay(
     composed = [word for path in paths for word in ("--config", str(path))]
     composed += ["--data.members.own.batch_size=2"]
     assert cli.main(["fit", *composed]) == 2
-    assert "run `videoflamingo cache-features` with this recipe" in capsys.readouterr().err
+    assert "there is no such feature cache; make it with `videoflamingo cache-features" in capsys.readouterr().err
     assert cli.main(["cache-features", *composed, "--num-workers=1"]) == 0
     assert cli.main(["fit", *composed]) == 0

@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         ModelError: if there is no such tower or device.
     """
     arguments, overrides = _parser().parse_known_args(argv)
-    from videoflamingo.training.cli import datamodule_of  # takes seconds, which --help should not
+    from videoflamingo.training.cli import datamodule_of, told_on_stderr  # takes seconds, which --help should not
     from videoflamingo.training.feature_making import cache_features
 
     recipe = [word for path in arguments.config for word in ("--config", path)]
@@ -114,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
             "folder in the recipe, or add --data.features FOLDER"
         )
     folder = Path(mixture.features).expanduser()
-    mixture.prepare_data()
+    with told_on_stderr():
+        mixture.prepare_data()
     with Console(stderr=True).status("listing media"):  # terminals only
         requests = list(dict.fromkeys(mixture.media_requests(arguments.splits)))
     if not requests:

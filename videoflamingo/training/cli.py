@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -44,7 +46,6 @@ class RecipeCLI(LightningCLI):
     """
 
     def __init__(self, arguments: list[str]) -> None:
-        _tell_on_stderr()
         raising = {"exit_on_error": False}
         try:
             super().__init__(
@@ -84,16 +85,25 @@ class RecipeCLI(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **settings)
 
 
-def _tell_on_stderr() -> None:
-    """Show what the package says of its progress, once, and not what Lightning wrongly warns of."""
-    for message in FALSE_ALARMS:
-        warnings.filterwarnings("ignore", message=message)
+@contextmanager
+def told_on_stderr() -> Iterator[None]:
+    """What the package says of its progress is shown, once, and what Lightning wrongly warns of is not."""
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-    for name in ("videoflamingo", "datamodules"):
-        own = logging.getLogger(name)
+    handler = _Stderr()
+    loggers = {name: logging.getLogger(name) for name in ("videoflamingo", "datamodules")}
+    levels = {name: own.level for name, own in loggers.items()}
+    for own in loggers.values():
         own.setLevel(logging.INFO if is_first else logging.WARNING)
-        if not own.handlers:
-            own.addHandler(_Stderr())
+        own.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            for message in FALSE_ALARMS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for name, own in loggers.items():
+            own.removeHandler(handler)
+            own.setLevel(levels[name])
 
 
 class _Stderr(logging.StreamHandler[Any]):
@@ -168,7 +178,8 @@ def main(argv: list[str]) -> int:
         KeyboardInterrupt: after Ctrl-C, once what there is has been saved.
     """
     try:
-        RecipeCLI(argv)
+        with told_on_stderr():
+            RecipeCLI(argv)
     except SystemExit as leaving:
         if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning's way out
             raise KeyboardInterrupt from leaving

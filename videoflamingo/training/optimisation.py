@@ -41,7 +41,7 @@ def learning_rate_share(step: int, warmup_steps: int, final_share: float, total_
     With a final share of 1, the paper's, it stays.
 
     Example:
-        >>> [learning_rate_share(step, 2, 0.2, 6) for step in range(6)]
+        >>> [round(learning_rate_share(step, 2, 0.2, 6), 2) for step in range(6)]
         [0.5, 1.0, 1.0, 0.8, 0.6, 0.4]
     """
     if step < warmup_steps:
