@@ -46,7 +46,7 @@ setup(
         "accelerate>=1.2",  # transformers loads GGUF files with these two
         "gguf>=0.10",
         "numpy>=1.26",
-        "av>=14",
+        "av>=17",
         f"decord>=0.6; {DECORD_WHEELS}",
         "pillow>=10.1",
         "safetensors>=0.4.3",
