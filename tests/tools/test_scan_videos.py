@@ -422,6 +422,8 @@ def test_a_scan_that_was_killed_goes_on_where_it_was(many: Path, out: Path, caps
 
 
 def test_after_ctrl_c_the_exit_status_is_130_and_the_message_says_how_to_go_on(many: Path, out: Path) -> None:
+    for index in range(300, 6000):  # more than can be done before the signal is sent, however busy the machine
+        os.link(many / "000.mp4", many / f"{index}.mp4")
     process = start_scan(many, out, "--json")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -432,7 +434,7 @@ def test_after_ctrl_c_the_exit_status_is_130_and_the_message_says_how_to_go_on(m
     assert process.returncode == 130
     num_done = 3 + len(rest.splitlines())
     kept = out.with_name("health.parquet.partial.jsonl")
-    assert f"interrupted; {num_done} of 300 files done and kept in {kept}, the same command continues" in log
+    assert f"interrupted; {num_done:,} of 6,000 files done and kept in {kept}, the same command continues" in log
     assert "Traceback" not in log
 
 

@@ -83,7 +83,8 @@ def test_each_medium_has_its_own_features(
     tower = VisionTower(VISION)
     for request in videos:
         expected = encode_frames(tower, [load_clip(request.name, num_frames=4).frames]).numpy()
-        np.testing.assert_allclose(found(tmp_path / "cache", request), expected, atol=0, rtol=2**-10)
+        atol = 2**-10 * np.abs(expected).max()  # sums in another order, by the number of frames encoded together
+        np.testing.assert_allclose(found(tmp_path / "cache", request), expected, atol=atol, rtol=2**-10)
 
 
 def test_a_copy_under_another_name_is_not_made_again(
@@ -232,7 +233,8 @@ def test_media_of_a_damaged_shard_are_made_again(
     assert counts(report) == (1, 2, 0)
     assert [path for path, _ in report.repaired] == [str(shard)]
     for request, features in zip(videos, expected, strict=True):
-        np.testing.assert_allclose(found(tmp_path / "cache", request), features, atol=0, rtol=2**-10)
+        atol = 2**-10 * np.abs(features).max()
+        np.testing.assert_allclose(found(tmp_path / "cache", request), features, atol=atol, rtol=2**-10)
     assert verify(tmp_path / "cache") == []
 
 
