@@ -1,6 +1,7 @@
 """A checkpoint comes back as it was, and one that does not fit says so in one report."""
 
 import json
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -301,3 +302,20 @@ def test_position_embeddings_are_resampled_for_larger_frames_where_training_star
     columns = large.resampler.position[:, 0].view(4, 4)
     assert torch.equal(columns, columns[:1].expand(4, -1))
     assert (columns[0].diff() > 0).all()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_is_an_error_of_the_disk_and_leaves_the_checkpoint_before(checkpoint: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(tiny_flamingo(1), checkpoint, torch.float32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["config.json", "trainable.safetensors"]
+    other = tiny_flamingo(1)
+    load_trainable(other, checkpoint)
+    assert equal(other, tiny_flamingo(0))

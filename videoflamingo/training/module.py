@@ -108,9 +108,8 @@ class FlamingoTraining(L.LightningModule):
         if gradient_clip is not None and gradient_clip <= 0:
             raise ModelError(f"model.gradient_clip is {gradient_clip}; give a norm above 0, or null for no limit")
         self.automatic_optimization = False  # a step has several backward passes, of weighted losses
-        self.strict_loading = (
-            False  # frozen weights are not in checkpoints; on_load_checkpoint is strict about the rest
-        )
+        # Frozen weights are not in checkpoints; on_load_checkpoint is strict about the rest.
+        self.strict_loading = False
         self.config = replace(config, own_tower=config.own_tower or "vision" in trained)
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
