@@ -7,8 +7,8 @@ import numpy as np
 from datamodules.records import Record
 from videoflamingo.errors import UsageError
 from videoflamingo.prompt import EndOfChunk, Medium, PromptTemplate, Segment, Text
-from videoflamingo.training.media import FilePart, MediumRequest
 from videoflamingo.training.texts import PlannedText
+from videoflamingo.video.medium import FilePart, MediumRequest
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.sampling import DRAWN, Sampling
 

@@ -17,8 +17,8 @@ from datamodules.records import Record, counted
 from datamodules.text_options import SHOWN, TextOptions
 from videoflamingo.errors import UsageError, VideoError
 from videoflamingo.prompt import PromptTemplate
-from videoflamingo.training.media import FilePart
 from videoflamingo.training.texts import Draw, PlannedText, Split, Texts
+from videoflamingo.video.medium import FilePart
 from videoflamingo.video.sampling import Sampling
 from videoflamingo.video.source import SourceFile
 

@@ -14,8 +14,8 @@ from datamodules.world.sampling import sample_scene
 from datamodules.world.scene import SAMPLED_FRAMES, Scene
 from videoflamingo.errors import UsageError
 from videoflamingo.prompt import PromptTemplate
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import SPLITS, Draw, PlannedText, Split, Texts
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
 
 REVERSED_SHARE = 0.5  # of videos shown backwards, with the answers that go with it

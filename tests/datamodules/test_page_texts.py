@@ -13,8 +13,8 @@ from datamodules.page_texts import PageTexts
 from tests.datamodules.test_interleaved import DOORS, WEB, images, write
 from videoflamingo.errors import UsageError
 from videoflamingo.prompt import EndOfChunk, Medium, Segment, Text
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import SPLITS, Draw
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
 
 __all__ = ["images"]  # a fixture

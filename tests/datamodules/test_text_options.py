@@ -9,8 +9,8 @@ from datamodules.records import Record
 from datamodules.text_options import SHOWN, MediaOptions, TextOptions
 from videoflamingo.errors import UsageError
 from videoflamingo.prompt import EndOfChunk, Medium, PromptTemplate, Text
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import Draw
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.sampling import Sampling
 

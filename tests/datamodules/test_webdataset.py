@@ -13,9 +13,9 @@ from datamodules import webdataset
 from datamodules.webdataset import ShardTexts, read_shards
 from videoflamingo.errors import UsageError, VideoError
 from videoflamingo.prompt import EndOfChunk, Medium, PromptTemplate, Text
-from videoflamingo.training.media import FilePart
 from videoflamingo.training.texts import SPLITS, Draw
 from videoflamingo.video.load import load_clip
+from videoflamingo.video.medium import FilePart
 from videoflamingo.video.sampling import Sampling
 
 Files = list[tuple[str, bytes]]

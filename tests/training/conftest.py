@@ -13,9 +13,9 @@ from videoflamingo.models.flamingo import FlamingoConfig
 from videoflamingo.prompt import PromptTemplate
 from videoflamingo.torchvision_operators import declare_missing_operators
 from videoflamingo.training.batch import Batch, Part, Sample, Step, collate
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.module import FlamingoTraining
 from videoflamingo.training.texts import PlannedText
+from videoflamingo.video.medium import MediumRequest
 
 declare_missing_operators()  # before the tests beside this file import lightning
 FEATURES = (4, 256)  # patches and width of the tiny tower

@@ -8,10 +8,10 @@ from tests.tiny import TINY_CONFIG
 from tests.training.videos import write_video
 from videoflamingo.prompt import PromptTemplate
 from videoflamingo.torchvision_operators import declare_missing_operators
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.mixture import Member, Mixture
 from videoflamingo.training.module import FlamingoTraining
 from videoflamingo.training.texts import Draw, PlannedText, Split, Texts
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
 
 declare_missing_operators()

@@ -5,8 +5,8 @@ import pytest
 
 from videoflamingo.prompt import Medium, Segment, Text
 from videoflamingo.training.batch import Sample, collate
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import PlannedText
+from videoflamingo.video.medium import MediumRequest
 
 
 def features(*values: float) -> np.ndarray:

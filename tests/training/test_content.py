@@ -10,7 +10,7 @@ import pytest
 from tests.training.videos import aged, packed
 from videoflamingo.errors import UsageError, VideoError
 from videoflamingo.training.content import ContentMemo, content_of, is_unchanged
-from videoflamingo.training.media import FilePart
+from videoflamingo.video.medium import FilePart
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from videoflamingo.models.vision import VisionTower
 from videoflamingo.training import content
 from videoflamingo.training.feature_cache import FeatureCache, encode_frames
 from videoflamingo.training.feature_making import cache_features
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.video.load import load_clip
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.sampling import Sampling
 

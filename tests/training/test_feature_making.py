@@ -20,8 +20,8 @@ from videoflamingo.models.vision import VisionTower
 from videoflamingo.training.feature_cache import FeatureCache, encode_frames
 from videoflamingo.training.feature_making import CacheReport, cache_features
 from videoflamingo.training.feature_shards import locked, verify
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.video.load import load_clip
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.sampling import Sampling
 
@@ -176,7 +176,7 @@ KILLED_AFTER_ONE_SHARD = """
 import os, signal, sys
 from tests.tiny import TINY_CONFIG
 from videoflamingo.training.feature_making import cache_features
-from videoflamingo.training.media import MediumRequest
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
 
 def progress(report):

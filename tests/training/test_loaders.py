@@ -12,8 +12,8 @@ from videoflamingo import load_clip
 from videoflamingo.errors import VideoError
 from videoflamingo.prompt import PromptTemplate
 from videoflamingo.training.loaders import MediaReader, PlannedPart, StepLoader, TextLoader
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import Draw, PlannedText, Split, Texts
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
 
 

@@ -10,9 +10,9 @@ from tests.tiny import TINY_CONFIG
 from videoflamingo.errors import UsageError
 from videoflamingo.prompt import PromptTemplate
 from videoflamingo.training.loaders import PlannedPart
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.mixture import Member, Mixture
 from videoflamingo.training.texts import Draw, PlannedText, Split, Texts
+from videoflamingo.video.medium import MediumRequest
 
 
 class Numbered(Texts):

@@ -15,9 +15,9 @@ from tests.training.videos import packed, write_video
 from tests.video.kinds import read_index
 from videoflamingo.prompt import Medium, PromptTemplate, Segment, Text
 from videoflamingo.training.batch import Batch, Sample, collate
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.shown_texts import MOST_FRAMES, MOST_MEDIA, first_texts, read_medium, shown_media
 from videoflamingo.training.texts import PlannedText
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
 
 

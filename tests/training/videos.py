@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 
 from tests.video.kinds import HEIGHT, WIDTH, picture_of
-from videoflamingo.training.media import FilePart
+from videoflamingo.video.medium import FilePart
 
 LONG_AGO_NS = 1_500_000_000_000_000_000
 

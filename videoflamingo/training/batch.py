@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from videoflamingo.prompt import MediaOfText, Segment
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import PlannedText
+from videoflamingo.video.medium import MediumRequest
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from videoflamingo.errors import UsageError, VideoError
-from videoflamingo.training.line_log import read_log
-from videoflamingo.training.media import FilePart
+from videoflamingo.line_log import read_log
+from videoflamingo.video.medium import FilePart
 from videoflamingo.video.source import SourceFile
 
 # A file this young may change once more and keep its time, because some file systems count time in steps of 2 s.

@@ -23,7 +23,7 @@ from videoflamingo.errors import ModelError, UsageError, VideoError
 from videoflamingo.models.vision import VisionConfig, VisionTower
 from videoflamingo.training.content import Content, ContentMemo
 from videoflamingo.training.feature_shards import FeatureShards, sections
-from videoflamingo.training.media import MediumRequest
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.sampling import DRAWN, Sampling
 

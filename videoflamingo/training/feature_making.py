@@ -14,6 +14,7 @@ import torch
 
 from videoflamingo.clip import Clip
 from videoflamingo.errors import SamplingError, VideoError
+from videoflamingo.line_log import LogWriter
 from videoflamingo.models.vision import VisionConfig, VisionTower
 from videoflamingo.pipeline import choose_device, choose_dtype, distinct_frames
 from videoflamingo.training.content import Content, ContentMemo, content_of, is_unchanged
@@ -28,8 +29,7 @@ from videoflamingo.training.feature_cache import (
     tower_key,
 )
 from videoflamingo.training.feature_shards import KEY, FeatureShards, ShardWriter, locked, sections
-from videoflamingo.training.line_log import LogWriter
-from videoflamingo.training.media import MediumRequest
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.options import ReadOptions
 from videoflamingo.video.pool import DecodePool
 from videoflamingo.video.sampling import Sampling

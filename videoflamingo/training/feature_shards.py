@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from videoflamingo.errors import UsageError
-from videoflamingo.training.line_log import LogWriter, read_log
+from videoflamingo.line_log import LogWriter, read_log
 
 INDEX, KEY, LOCK = "index.jsonl", "key.json", "lock"
 SHARD_BYTES = 256 << 20

@@ -13,8 +13,8 @@ from videoflamingo.clip import Clip
 from videoflamingo.errors import SamplingError, UsageError, VideoError
 from videoflamingo.training.batch import Batch, Part, Sample, Step, collate
 from videoflamingo.training.feature_cache import FeatureCache
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import Draw, PlannedText, Split, Texts
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.pool import DecodePool
 from videoflamingo.video.reader import open_video, read_clip
 

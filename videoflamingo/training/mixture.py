@@ -20,8 +20,8 @@ from videoflamingo.models.vision import VisionConfig
 from videoflamingo.torchvision_operators import declare_missing_operators
 from videoflamingo.training.feature_cache import FeatureCache
 from videoflamingo.training.loaders import MediaReader, NamedTexts, PlannedPart, StepLoader, TextLoader
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import Split, Texts
+from videoflamingo.video.medium import MediumRequest
 
 declare_missing_operators()
 import lightning as L  # noqa: E402  (its import needs the declaration above)

@@ -11,7 +11,7 @@ from PIL import Image
 from videoflamingo.clip import Clip
 from videoflamingo.errors import UsageError, VideoError
 from videoflamingo.training.batch import Batch
-from videoflamingo.training.media import MediumRequest
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.pool import DecodePool
 from videoflamingo.video.reader import open_video, read_clip
 

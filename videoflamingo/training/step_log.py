@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from videoflamingo.errors import UsageError
-from videoflamingo.training.line_log import read_log
+from videoflamingo.line_log import read_log
 
 Row = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from videoflamingo.prompt import MediaOfText, Medium, Segment
-from videoflamingo.training.media import MediumRequest
+from videoflamingo.video.medium import MediumRequest
 
 Split = Literal["train", "validate", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validate", "test")

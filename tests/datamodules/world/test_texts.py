@@ -17,8 +17,8 @@ from videoflamingo.errors import UsageError
 from videoflamingo.models.checkpoint import load_checkpoint
 from videoflamingo.prompt import EndOfChunk, Medium, Text
 from videoflamingo.training.cli import main
-from videoflamingo.training.media import MediumRequest
 from videoflamingo.training.texts import SPLITS, Draw, PlannedText
+from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.reader import open_video, read_clip
 
 ROOT = Path(__file__).resolve().parents[3]

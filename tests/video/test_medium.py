@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from videoflamingo.errors import UsageError, VideoError
-from videoflamingo.training.media import FilePart, MediumRequest, changed_colours
+from videoflamingo.video.medium import FilePart, MediumRequest, changed_colours
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 6), np.uint8)
 FEATURES = np.arange(2 * 9 * 2, dtype=np.float16).reshape(2, 9, 2)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from videoflamingo.errors import UsageError
-from videoflamingo.training.line_log import LogWriter, read_log
+from videoflamingo.line_log import LogWriter, read_log
 
 
 @pytest.fixture
