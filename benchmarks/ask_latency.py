@@ -73,7 +73,7 @@ def stages(video: Path, device: str, dtype: str, runs: int) -> dict[str, list[fl
 
     def tokens(decoder: Decoder, last: torch.Tensor) -> None:
         for _ in range(NUM_TOKENS):
-            decoder.append(last)
+            decoder.append(last[:, None])
             last = decoder.next_log_probabilities().argmax(-1)
 
     with torch.inference_mode():

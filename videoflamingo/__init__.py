@@ -4,8 +4,8 @@ The public names below are loaded when first used, so that `import videoflamingo
 
 >>> import videoflamingo as vf
 >>> sorted(vf.__all__)  # doctest: +NORMALIZE_WHITESPACE
-['Clip', 'Flamingo', 'FlamingoConfig', 'Shot', 'VideoFlamingo', 'VideoFlamingoError', 'VideoInfo', '__version__',
- 'load', 'load_clip']
+['Clip', 'FewShot', 'Flamingo', 'FlamingoConfig', 'Shot', 'VideoFlamingo', 'VideoFlamingoError', 'VideoInfo',
+ '__version__', 'load', 'load_clip']
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ from videoflamingo.startup import collection_paused
 if TYPE_CHECKING:
     from videoflamingo.clip import Clip, VideoInfo
     from videoflamingo.errors import VideoFlamingoError
+    from videoflamingo.fewshot.few_shot import FewShot
     from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
     from videoflamingo.pipeline import VideoFlamingo, load
     from videoflamingo.prompt import Shot
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Clip",
+    "FewShot",
     "Flamingo",
     "FlamingoConfig",
     "Shot",
@@ -38,6 +40,7 @@ __all__ = [
 
 _HOMES = {
     "Clip": "videoflamingo.clip",
+    "FewShot": "videoflamingo.fewshot.few_shot",
     "Flamingo": "videoflamingo.models.flamingo",
     "FlamingoConfig": "videoflamingo.models.flamingo",
     "Shot": "videoflamingo.prompt",

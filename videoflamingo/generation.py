@@ -1,7 +1,7 @@
 """Answers over the language model's cache: greedy, drawn or searched with beams, streamed, or given (Flamingo v1 3.3).
 
-Media keys and values are computed once per prompt, the prompt once for all its beams, draws or choices, and the media
-tag can never be generated. `videoflamingo.decoding` has the options.
+A prompt is computed once for all its beams, draws or choices, and the media tag can never be generated.
+`videoflamingo.decoding` has the options, `videoflamingo.continuation` the caches.
 """
 
 import math
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videoflamingo.continuation import Decoder, Prefix
 from videoflamingo.decoding import Decoding, Rules, warped
 from videoflamingo.errors import UsageError
 from videoflamingo.models.flamingo import Flamingo, MediaKeysValues
-from videoflamingo.prompt import EncodedPrompt, MediaOfText, Segment, encode_prompt, pad_prompts
+from videoflamingo.prompt import EncodedPrompt, MediaOfText, Segment, encode_prompt
 
 
 def encode_segments(
@@ -49,79 +50,10 @@ class Generated:
         """Mean log-probability of the tokens."""
         return sum(self.log_probabilities) / len(self.log_probabilities)
 
-
-class Decoder:
-    """A batch of prompts being continued, row by row; changes in place, and leaves the model as it was.
-
-    Args:
-        prompts: B prompts, of any lengths.
-        visual_tokens: `[B, M, N, D]`, None if no prompt has media.
-        use_cache: off runs the whole text again for every token (slow; for tests).
-
-    Raises:
-        UsageError: if a prompt has no tokens, or the visual tokens are not those of B prompts.
-    """
-
-    def __init__(
-        self, model: Flamingo, prompts: Sequence[EncodedPrompt], visual_tokens: Tensor | None, use_cache: bool = True
-    ) -> None:
-        if empty := [number for number, prompt in enumerate(prompts) if not len(prompt)]:
-            raise UsageError(f"prompts {empty} (counted from 0) have no tokens; put some text before the answer")
-        if visual_tokens is not None and len(visual_tokens) != len(prompts):
-            raise UsageError(
-                f"visual_tokens {tuple(visual_tokens.shape)} are of {len(visual_tokens)} prompts, but {len(prompts)} "
-                "were given; their first dimension is the prompts'"
-            )
-        padded = pad_prompts(prompts, side="left")
-        self.model, self.use_cache = model, use_cache
-        self.input_ids = torch.from_numpy(padded.input_ids).to(model.device)  # [R, L]
-        self.attention_mask = torch.from_numpy(padded.attention_mask).to(model.device)
-        self.media_index = torch.from_numpy(padded.media_index)  # stays on the host, where runs are cut
-        self.media: MediaKeysValues | None = None if visual_tokens is None else model.media_keys_values(visual_tokens)
-        self.cache: Any = None
-
-    def next_log_probabilities(self) -> Tensor:
-        """Run what has not been run yet; log-probabilities of the next token `[R, vocabulary + new]`, float32."""
-        done = self.input_ids.shape[1] - 1 if self.cache is not None else 0
-        positions = (self.attention_mask.cumsum(1) - 1).clamp(min=0)
-        last = torch.zeros_like(self.input_ids[:, done:], dtype=torch.bool)
-        last[:, -1] = True
-        output = self.model(
-            self.input_ids[:, done:],
-            self.media_index[:, done:],
-            media=self.media,
-            attention_mask=self.attention_mask,
-            position_ids=positions[:, done:],
-            past_key_values=self.cache,
-            use_cache=self.use_cache,
-            logits_at=last,
-        )
-        self.cache = output.past_key_values
-        return output.logits.log_softmax(-1)
-
-    def append(self, token_ids: Tensor) -> None:
-        """One more token `[R]` a row; it belongs to the medium of the token before it."""
-        ones = self.attention_mask.new_ones(len(token_ids), 1)
-        self.input_ids = torch.cat([self.input_ids, token_ids[:, None]], dim=1)
-        self.attention_mask = torch.cat([self.attention_mask, ones], dim=1)
-        self.media_index = torch.cat([self.media_index, self.media_index[:, -1:]], dim=1)
-
-    def select(self, rows: Sequence[int], same_media: bool = False) -> None:
-        """Continue with these R' of the present rows; one may be taken several times or not at all.
-
-        Args:
-            same_media: whether every row's media stay what they are, so that they need not be copied.
-        """
-        if list(rows) == list(range(len(self.input_ids))):
-            return  # copying the cache costs more than anything else here
-        taken = torch.tensor(rows)
-        self.media_index = self.media_index[taken]
-        taken = taken.to(self.input_ids.device)
-        self.input_ids, self.attention_mask = self.input_ids[taken], self.attention_mask[taken]
-        if self.cache is not None:
-            self.cache.batch_select_indices(taken)
-        if self.media is not None and not same_media:
-            self.media = tuple((keys[taken], values[taken]) for keys, values in self.media)
+    @property
+    def lowest(self) -> float:
+        """Log-probability of the least likely token."""
+        return min(self.log_probabilities)
 
 
 @torch.inference_mode()
@@ -131,6 +63,8 @@ def generate(
     visual_tokens: Tensor | None = None,
     decoding: Decoding | None = None,
     *,
+    media: MediaKeysValues | None = None,
+    prefix: Prefix | None = None,
     use_cache: bool = True,
     **options: Any,
 ) -> list[Generated]:
@@ -138,8 +72,10 @@ def generate(
 
     Args:
         prompts: B prompts; what one gets does not depend on the others.
-        visual_tokens: `[B, M, N, D]`.
+        visual_tokens: `[B, M, N, D]`; or
+        media: their keys and values, `[B, M, N, H, d]` a block.
         decoding: how; greedy if not given.
+        prefix: a text that all prompts continue, see `videoflamingo.continuation.Prefix`; media are the prompts' own.
         use_cache: off recomputes everything at each token.
         options: fields of `Decoding`, in its place or on top of it.
 
@@ -153,7 +89,8 @@ def generate(
     decoding = replace(decoding or Decoding(), **options)
     if not prompts:
         return []
-    decoder, rules = Decoder(model, prompts, visual_tokens, use_cache), Rules(model, decoding)
+    decoder = Decoder(model, prompts, visual_tokens, use_cache, media=media, prefix=prefix)
+    rules = Rules(model, decoding)
     if decoding.num_beams > 1:
         return _beam_search(decoder, rules, decoding)
     *_, answers = _one_by_one(decoder, rules, decoding)
@@ -252,7 +189,7 @@ def _one_by_one(decoder: Decoder, rules: Rules, decoding: Decoding) -> Iterator[
         yield answers
         if not going_on or step == decoding.max_new_tokens - 1:
             return
-        decoder.append(torch.tensor(tokens, device=chosen.device))
+        decoder.append(torch.tensor(tokens)[:, None])
         decoder.select(going_on)  # finished rows cost nothing more
         unfinished = [unfinished[row] for row in going_on]
         log_probabilities = decoder.next_log_probabilities()
@@ -318,7 +255,7 @@ def _beam_search(decoder: Decoder, rules: Rules, decoding: Decoding) -> list[Gen
         if not still_searched:
             break
         decoder.select(rows, same_media=sums.shape[1] == width and len(still_searched) == len(searched))
-        decoder.append(torch.tensor(tokens, device=device))
+        decoder.append(torch.tensor(tokens)[:, None])
         sums, searched = torch.tensor(new_sums, device=device), still_searched
     return [answers[0] for answers in finished]
 
@@ -359,13 +296,16 @@ def score_choices(
     prompts: Sequence[EncodedPrompt],
     choices: Sequence[Sequence[list[int]]],
     visual_tokens: Tensor | None = None,
+    *,
+    media: MediaKeysValues | None = None,
+    prefix: Prefix | None = None,
 ) -> list[list[Generated]]:
     """Log-probability of every token of every given continuation, in one batched pass over shared prompts.
 
     Args:
         prompts: B prompts, each computed once and forked to its choices.
         choices: for each prompt, the token ids of each choice (with the end of chunk, if it shall count).
-        visual_tokens: `[B, M, N, D]`.
+        visual_tokens, media, prefix: as in `generate`.
 
     Raises:
         UsageError: if a prompt has no choices, or a choice no tokens.
@@ -374,7 +314,7 @@ def score_choices(
         raise UsageError("every prompt needs at least one choice, and every choice at least one token")
     if not prompts:
         return []
-    decoder = Decoder(model, prompts, visual_tokens)
+    decoder = Decoder(model, prompts, visual_tokens, media=media, prefix=prefix)
     flat = [choice for own in choices for choice in own]
     rows = [row for row, own in enumerate(choices) for _ in own]
     first = decoder.next_log_probabilities()[rows, [choice[0] for choice in flat]]  # [K]
@@ -382,22 +322,12 @@ def score_choices(
     longest = max(len(choice) for choice in flat) - 1  # the last token predicts nothing, and the first is scored
     if longest > 0:
         decoder.select(rows)
-        continued = [choice[:-1] + [0] * (longest - len(choice) + 1) for choice in flat]
+        continued = torch.tensor([choice[:-1] + [0] * (longest - len(choice) + 1) for choice in flat])
         is_real = torch.tensor([[place < len(choice) - 1 for place in range(longest)] for choice in flat])
-        past = decoder.attention_mask
-        mask = torch.cat([past, is_real.to(past)], dim=1)
-        output = model(
-            torch.tensor(continued, device=model.device),
-            decoder.media_index[:, -1:] * is_real,
-            media=decoder.media,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1)[:, past.shape[1] :],
-            past_key_values=decoder.cache,
-            use_cache=True,
-            logits_at=is_real.to(model.device),
-        )
+        decoder.append(continued, is_real)
+        logits = decoder.run(is_real.to(model.device))
         targets = torch.tensor([token for choice in flat for token in choice[1:]], device=model.device)
-        later = output.logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1).tolist()  # [K]
+        later = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1).tolist()  # [K]
         taken = iter(later)
         for place, choice in enumerate(flat):
             values[place] += [next(taken) for _ in choice[1:]]

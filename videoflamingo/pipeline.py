@@ -17,7 +17,7 @@ from videoflamingo.models.attention import Backend
 from videoflamingo.models.checkpoint import load_checkpoint
 from videoflamingo.models.flamingo import Flamingo
 from videoflamingo.models.language import Quantization
-from videoflamingo.prompt import EncodedPrompt, PromptTemplate, Segment, Shot
+from videoflamingo.prompt import PROMPTS, EncodedPrompt, PromptTemplate, Segment, Shot
 from videoflamingo.startup import collection_paused
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,11 +32,13 @@ class Answer:
         text: trimmed; empty if the model said nothing.
         score: mean log-probability of its tokens.
         num_tokens: how many tokens that is, the end of chunk among them.
+        lowest: log-probability of the least likely of them: how sure the model is where it is least sure.
     """
 
     text: str
     score: float
     num_tokens: int
+    lowest: float = 0.0
 
     @property
     def sum(self) -> float:
@@ -58,6 +60,10 @@ class VideoFlamingo:
     def __init__(self, model: Flamingo, name: str = "custom", template: PromptTemplate | None = None) -> None:
         self.model, self.name = model, name
         self.template = template or PromptTemplate()
+
+    def with_prompts(self, prompts: str) -> "VideoFlamingo":
+        """The same model, with other wording: `paper` or `openflamingo`."""
+        return VideoFlamingo(self.model, self.name, PROMPTS[prompts])
 
     def __repr__(self) -> str:
         weight = self.model.new_tokens.weight
@@ -95,11 +101,10 @@ class VideoFlamingo:
         Args:
             clip, question, shots, options: as in `answer`. Clip and prompt are encoded once.
         """
-        decoding = self._decoding(options)
+        decoding = self.decoding(options)
         visual_tokens = self.encode_clips([*(shot.clip for shot in shots), clip])
         drawn = generate(self.model, [self.encode_prompt(question, shots)], visual_tokens, decoding)
-        trim = self._template(decoding).trim
-        return [self._answer(generated, trim(answer_text(self.model, generated.token_ids))) for generated in drawn]
+        return [self.read(generated, decoding) for generated in drawn]
 
     def stream(self, clip: Clip, question: str | None, *, shots: Sequence[Shot] = (), **options: Any) -> Iterator[str]:
         """The answer in pieces, each as soon as it is sure to stay; together they are what `ask` gives without beams.
@@ -110,7 +115,7 @@ class VideoFlamingo:
         Raises:
             UsageError: at once, if an option is wrong, or beams are asked for.
         """
-        decoding = self._decoding({"num_beams": 1, **options})
+        decoding = self.decoding({"num_beams": 1, **options})
         visual_tokens = self.encode_clips([*(shot.clip for shot in shots), clip])
         tokens = stream(self.model, self.encode_prompt(question, shots), visual_tokens, decoding)
         return self._pieces(tokens, self._template(decoding))
@@ -128,8 +133,8 @@ class VideoFlamingo:
         if rest := template.trim(text)[shown:]:
             yield rest
 
-    def _decoding(self, options: dict[str, Any]) -> Decoding:
-        """The options with this class's defaults."""
+    def decoding(self, options: dict[str, Any]) -> Decoding:
+        """The options of `answer` with its defaults: three beams, the template's stop words."""
         decoding = Decoding(**options)
         num_beams = options.get("num_beams", 1 if decoding.samples else 3)
         return replace(decoding, num_beams=num_beams, stop_words=[*self.template.stop_words, *decoding.stop_words])
@@ -155,13 +160,12 @@ class VideoFlamingo:
         Raises:
             UsageError: if there are no choices, or one is empty or given twice.
         """
-        if not choices or len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
-            raise UsageError(f"choices {list(choices)} must be one or more different, non-empty texts")
+        refuse_wrong_choices(choices)
         visual_tokens = self.encode_clips([*(shot.clip for shot in shots), clip])
         continuations = [self.encode_choice(choice) for choice in choices]
         (scored,) = score_choices(self.model, [self.encode_prompt(question, shots)], [continuations], visual_tokens)
-        answers = [self._answer(one, choice) for one, choice in zip(scored, choices, strict=True)]
-        return sorted(answers, key=lambda answer: answer.sum if by == "sum" else answer.score, reverse=True)
+        answers = [as_answer(one, choice) for one, choice in zip(scored, choices, strict=True)]
+        return ranked(answers, by)
 
     def encode_prompt(self, question: str | None, shots: Sequence[Shot] = ()) -> EncodedPrompt:
         """Tokens of the shots and of the question, or of a caption's beginning where it is None."""
@@ -173,7 +177,7 @@ class VideoFlamingo:
 
     def encode_choice(self, choice: str) -> list[int]:
         """Tokens of an answer with its end of chunk, as they stand in training."""
-        return [*self.model.tokenize(f" {choice.strip()}"), self.model.end_of_chunk_id]
+        return [*self.model.tokenize(f"{self.template.answer_space}{choice.strip()}"), self.model.end_of_chunk_id]
 
     @torch.inference_mode()
     def encode_clips(self, clips: Sequence[Clip]) -> Tensor:
@@ -183,9 +187,30 @@ class VideoFlamingo:
         pixels = torch.cat([vision.preprocess(own) for own in frames])  # [F, 3, size, size]
         return self.model.encode(pixels.to(self.model.device), torch.from_numpy(frame_index)[None])
 
-    @staticmethod
-    def _answer(generated: Generated, text: str) -> Answer:
-        return Answer(text, generated.score, len(generated.token_ids))
+    def read(self, generated: Generated, decoding: Decoding) -> Answer:
+        """Tokens as an answer, cut where these options stop."""
+        trim = self._template(decoding).trim
+        return as_answer(generated, trim(answer_text(self.model, generated.token_ids)))
+
+
+def refuse_wrong_choices(choices: Sequence[str]) -> None:
+    """Choices can be ranked if there are any, all different, none empty.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if not choices or len(set(choices)) < len(choices) or not all(choice.strip() for choice in choices):
+        raise UsageError(f"choices {list(choices)} must be one or more different, non-empty texts")
+
+
+def ranked(answers: Sequence[Answer], by: Literal["sum", "mean"]) -> list[Answer]:
+    """Most likely first; of equally likely ones the first stays first."""
+    return sorted(answers, key=lambda answer: answer.sum if by == "sum" else answer.score, reverse=True)
+
+
+def as_answer(generated: Generated, text: str) -> Answer:
+    """The text with what its tokens say of it."""
+    return Answer(text, generated.score, len(generated.token_ids), generated.lowest)
 
 
 def distinct_frames(clips: Sequence[Clip]) -> tuple[list[np.ndarray], np.ndarray]:

@@ -57,6 +57,8 @@ class PromptTemplate:
     Args:
         before_question, before_answer: as in `<image>Question: {q} Answer: {a}<EOC>`.
         before_caption: as in `<image>Output: {caption}<EOC>`.
+        answer_space: between those words and an answer or caption.
+        between_examples: after each example's end of chunk, before what follows.
         stop_words: an answer is cut at the first of these (v1 4.4.1: without an end of chunk the model may go on with
             another prompt).
     """
@@ -64,16 +66,24 @@ class PromptTemplate:
     before_question: str = "Question: "
     before_answer: str = " Answer:"
     before_caption: str = "Output:"
+    answer_space: str = " "
+    between_examples: str = ""
     stop_words: tuple[str, ...] = ("Question:", "Answer:", "Output:")
 
-    def ask(self, question: str | None, answer: str | None = None) -> list[Segment]:
+    def ask(self, question: str | None, answer: str | None = None, *, has_medium: bool = True) -> list[Segment]:
         """Segments of one medium with its question, or caption if there is none; without an answer it ends where the
         model goes on.
+
+        Args:
+            has_medium: False for an example in words only, such as the two of a zero-shot prompt (v1 4.1.3).
         """
         asked = self.before_caption if question is None else f"{self.before_question}{question}{self.before_answer}"
-        segments: list[Segment] = [Medium(), Text(asked)]
+        segments: list[Segment] = [Medium()] if has_medium else []
+        segments.append(Text(asked))
         if answer is not None:
-            segments += [Text(f" {answer}", is_answer=True), EndOfChunk()]
+            segments += [Text(f"{self.answer_space}{answer}", is_answer=True), EndOfChunk()]
+            if self.between_examples:
+                segments.append(Text(self.between_examples))
         return segments
 
     def trim(self, answer: str) -> str:
@@ -86,6 +96,19 @@ class PromptTemplate:
         for word in self.stop_words:
             answer = answer.split(word)[0]
         return answer.strip()
+
+
+PROMPTS = {
+    "paper": PromptTemplate(),
+    # What OpenFlamingo 2 asks of VQA and captioning datasets; it cuts what follows at these words, too.
+    "openflamingo": PromptTemplate(
+        before_question="Question:",
+        before_answer=" Short answer:",
+        answer_space="",
+        between_examples="\n",
+        stop_words=("Question", "Answer", "Short", "Output"),
+    ),
+}
 
 
 @dataclass(frozen=True)
