@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.annotation_files import Entry, json_entries, read_json, read_text, table_entries
+from datamodules.record_examples import BenchmarkOptions, benchmark_of
 from datamodules.record_texts import RecordTexts
 from datamodules.records import Record, Records, VideoFolder, with_videos
 from videoflamingo.errors import UsageError
+from videoflamingo.evaluation.benchmark import Benchmark
 from videoflamingo.training.texts import Split
 
 LAYOUTS = ("", "TrainValVideo", "TestVideo", "videos/all", "MSRVTT/videos/all", "MSRVTT_Videos")
@@ -43,6 +45,18 @@ class MsrvttCaptions(RecordTexts):
         if self.partition == "1k-A" and split == "validate":
             return Records([])
         return read_msrvtt(self.annotations, self.videos, split=split, partition=self.partition, strict=self.strict)
+
+
+def benchmark(options: BenchmarkOptions) -> Benchmark:
+    """Shots from the training split, captions of the test split (2,990 clips with 20 references each), CIDEr-D.
+
+    Raises:
+        UsageError: as `read_msrvtt`.
+    """
+    annotations, videos = options.annotations("msrvtt-captions"), options.videos_folder("msrvtt-captions")
+    support = read_msrvtt(annotations, videos, split="train", strict=options.strict)
+    query = read_msrvtt(annotations, videos, split=options.split or "test", strict=options.strict)
+    return benchmark_of("msrvtt-captions", support, query, options, "caption", "captions")
 
 
 def read_msrvtt(

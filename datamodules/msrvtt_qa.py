@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from datamodules.annotation_files import Entry, field_error, json_entries, read_json
 from datamodules.msrvtt import LAYOUTS
+from datamodules.record_examples import BenchmarkOptions, benchmark_of
 from datamodules.record_texts import RecordTexts
 from datamodules.records import Record, Records, VideoFolder, with_videos
 from videoflamingo.errors import UsageError
+from videoflamingo.evaluation.benchmark import Benchmark
 from videoflamingo.training import texts
 
 Split = Literal["train", "val", "test"]
@@ -37,6 +39,19 @@ class MsrvttQaTexts(RecordTexts):
         """Raises UsageError as `read_msrvtt_qa`."""
         name: Split = "val" if split == "validate" else split
         return read_msrvtt_qa(self.annotations, self.videos, split=name, strict=self.strict)
+
+
+def benchmark(options: BenchmarkOptions) -> Benchmark:
+    """Shots from the training split, questions of the test split, exact match (Flamingo v1 table 2).
+
+    Raises:
+        UsageError: as `read_msrvtt_qa`.
+    """
+    annotations, videos = options.annotations("msrvtt-qa"), options.videos_folder("msrvtt-qa")
+    asked: Split = "val" if options.split == "validate" else "test"
+    support = read_msrvtt_qa(annotations, videos, split="train", strict=options.strict)
+    query = read_msrvtt_qa(annotations, videos, split=asked, strict=options.strict)
+    return benchmark_of("msrvtt-qa", support, query, options, "open", "exact_match")
 
 
 def read_msrvtt_qa(

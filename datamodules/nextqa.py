@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.annotation_files import Entry, field_error, read_json, table_entries
+from datamodules.record_examples import BenchmarkOptions, benchmark_of
 from datamodules.record_texts import RecordTexts
 from datamodules.records import Record, Records, VideoFolder, with_videos
 from videoflamingo.errors import UsageError
+from videoflamingo.evaluation.benchmark import Benchmark
 from videoflamingo.training import texts
 
 LAYOUTS = ("", "NExTVideo")
@@ -21,6 +23,7 @@ SECOND_ANSWERS = "add_reference_answer_test.json"
 OPTIONS = ("a0", "a1", "a2", "a3", "a4")
 GROUPS = {"C": "causal", "T": "temporal", "D": "descriptive"}
 TYPES = ("CW", "CH", "TN", "TC", "TP", "DB", "DC", "DL", "DO")  # DB (yes or no) only in answers in words
+GROUP_OF = {kind: GROUPS[kind[0]] for kind in TYPES}
 
 Split = Literal["train", "val", "test"]
 
@@ -47,6 +50,36 @@ class NextQaTexts(RecordTexts):
         name: Split = "val" if split == "validate" else split
         read = read_nextqa_open_ended if self.open_ended else read_nextqa
         return read(self.annotations, self.videos, split=name, strict=self.strict)
+
+
+def benchmark(options: BenchmarkOptions) -> Benchmark:
+    """Multiple choice: shots from the training split, questions of the test split, accuracy, also by group.
+
+    Raises:
+        UsageError: as `read_nextqa`.
+    """
+    annotations, videos = options.annotations("nextqa"), options.videos_folder("nextqa")
+    support = read_nextqa(annotations, videos, split="train", strict=options.strict)
+    query = read_nextqa(annotations, videos, split=_asked(options), strict=options.strict)
+    return benchmark_of(
+        "nextqa", support, query, options, "choices", "choice_accuracy", question_mark=True, groups=GROUP_OF
+    )
+
+
+def benchmark_open_ended(options: BenchmarkOptions) -> Benchmark:
+    """Answers in words: shots from the training split, questions of the test split, WUPS (Flamingo v1 table 2).
+
+    Raises:
+        UsageError: as `read_nextqa`.
+    """
+    annotations, videos = options.annotations("nextqa-oe"), options.videos_folder("nextqa-oe")
+    support = read_nextqa_open_ended(annotations, videos, split="train", strict=options.strict)
+    query = read_nextqa_open_ended(annotations, videos, split=_asked(options), strict=options.strict)
+    return benchmark_of("nextqa-oe", support, query, options, "open", "wups", question_mark=True, groups=GROUP_OF)
+
+
+def _asked(options: BenchmarkOptions) -> Split:
+    return "val" if options.split == "validate" else "test"
 
 
 def read_nextqa(

@@ -34,6 +34,9 @@ COMMANDS = {
     "inspect": Command("videoflamingo.tools.inspect_video", "show what is in a video file and what would be sampled"),
     "demo": Command("videoflamingo.tools.demo", "let the bundled model answer questions about sample videos"),
     "scan": Command("videoflamingo.tools.scan_videos", "check a folder of videos and write an index of their health"),
+    "fewshot": Command(
+        "videoflamingo.tools.fewshot_qa", "measure few-shot video question answering by the paper's protocol"
+    ),
     "recipes": Command("videoflamingo.tools.recipes", "list, copy and check training recipes"),
     "cache-features": Command("videoflamingo.tools.cache_features", "keep what the tower makes of a recipe's videos"),
     "convert-openflamingo": Command(

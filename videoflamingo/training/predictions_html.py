@@ -6,6 +6,7 @@ from html import escape
 from itertools import groupby
 from string import Template
 
+from videoflamingo.evaluation.page_parts import STYLE, frames_row
 from videoflamingo.training.shown_texts import ShownMedium
 
 SHOWN_LOSSES = 12  # validations in the table of losses
@@ -56,6 +57,7 @@ def render_page(datasets: Sequence[Dataset], step: int, notes: Iterable[str] = (
         notes: what the reader must know, such as that nothing was asked.
     """
     return _PAGE.substitute(
+        style=STYLE,
         step=f"{step:,}",
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in notes),
         summary="".join(f"<li>{_summary(one)}</li>" for one in datasets),
@@ -145,12 +147,7 @@ def _answer(run: tuple[int, int, str], truth: str, now: bool) -> str:
 
 def _medium(medium: ShownMedium) -> str:
     times = [None] * len(medium.frames) if medium.times_seconds is None else medium.times_seconds
-    figures = "".join(
-        f'<figure><img src="{escape(url)}" alt="frame {number + 1}">'
-        f"<figcaption>{'time not known' if time is None else f'{time:.2f} s'}</figcaption></figure>"
-        for number, (url, time) in enumerate(zip(medium.frames, times, strict=True))
-    )
-    frames = f'<div class="frames">{figures}</div>' if figures else ""
+    frames = frames_row(medium.frames, times)
     count = f" ({len(medium.frames)} of {medium.num_frames} frames)" if len(medium.frames) < medium.num_frames else ""
     note = f'<p class="note">{escape(medium.note)}</p>' if medium.note else ""
     return f'{frames}<p class="file">{escape(medium.name)}{count}</p>{note}'
@@ -162,44 +159,17 @@ _PAGE = Template("""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Answers while training, step $step</title>
-<style>
-  :root { color-scheme: light; }
-  body { max-width: 1100px; margin: 0 auto; padding: 2rem 1.25rem 4rem; background: #f6f7f9; color: #1d2430;
-         font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
-  h1 { margin: 0 0 .5rem; font-size: 1.9rem; letter-spacing: -.01em; }
-  h2 { margin: 2.5rem 0 .75rem; font-size: 1.3rem; }
-  header p { max-width: 46rem; margin: .5rem 0; }
-  header ul { margin: .75rem 0 0; padding: .75rem 1rem .75rem 2rem; background: #fff; border-left: 4px solid #3b6fd4; }
-  section { margin-top: 1rem; padding: 1rem 1.25rem; background: #fff; border-radius: 10px;
-            box-shadow: 0 1px 3px rgb(20 30 50 / 12%); }
-  .frames { display: grid; grid-template-columns: repeat(8, 1fr); gap: .4rem; }
-  figure { margin: 0; }
-  img { display: block; width: 100%; border-radius: 4px; }
-  figcaption { color: #667083; font-size: .75rem; text-align: center; font-variant-numeric: tabular-nums; }
-  .file, .place { margin: .25rem 0 .5rem; color: #667083; font-size: .8rem; overflow-wrap: anywhere; }
-  .place { margin: .5rem 0 0; }
-  .prompt { margin: .75rem 0 .5rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-  .note { margin: .5rem 0; padding: .5rem .75rem; background: #fbeeda; color: #6b420a; border-radius: 6px; }
-  .grey, summary { color: #667083; }
-  summary { margin-top: .4rem; font-size: .85rem; cursor: pointer; }
+<style>$style
   section table { width: 100%; border-collapse: collapse; table-layout: fixed; }
-  th { color: #667083; font-size: .85rem; font-weight: 500; text-align: left; }
   section th { width: 12.5rem; }
   section td:last-child { width: 5.5rem; }
-  th, td { padding: .35rem .75rem .35rem 0; border-bottom: 1px solid #e8ebf0; vertical-align: top;
-           overflow-wrap: anywhere; }
   section tr:last-child > * { border-bottom: 0; }
   .now td:nth-child(2) { font-weight: 600; }
-  .right { color: #17733a; font-weight: 600; white-space: nowrap; }
-  .wide { overflow-x: auto; }
-  .losses { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; background: #fff; }
+  .losses { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; background: var(--card); }
   .losses th, .losses td { padding: .3rem .75rem; text-align: right; white-space: nowrap; }
   .losses th { text-align: left; }
   .losses td:last-child { font-weight: 600; }
-  @media (max-width: 640px) {
-    .frames { grid-template-columns: repeat(4, 1fr); }
-    section th { width: 8rem; }
-  }
+  @media (max-width: 640px) { section th { width: 8rem; } }
 </style>
 </head>
 <body>

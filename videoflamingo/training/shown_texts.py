@@ -1,7 +1,5 @@
 """Texts of a batch as people look at them: the frames of their media as small pictures, with times."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +8,7 @@ from PIL import Image
 
 from videoflamingo.clip import Clip
 from videoflamingo.errors import UsageError, VideoError
+from videoflamingo.evaluation.page_parts import data_url
 from videoflamingo.training.batch import Batch
 from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.pool import DecodePool
@@ -17,7 +16,6 @@ from videoflamingo.video.reader import open_video, read_clip
 
 MOST_FRAMES = 8  # of one medium
 MOST_MEDIA = 4  # of one text
-_THUMBNAIL_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -115,17 +113,8 @@ def _shown(request: MediumRequest, frames: np.ndarray | None) -> ShownMedium:
     kept = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int))
     return ShownMedium(
         request.name,
-        tuple(_data_url(frames[index]) for index in kept),
+        tuple(data_url(Image.fromarray(np.ascontiguousarray(frames[index].transpose(1, 2, 0)))) for index in kept),
         None if times is None else tuple(float(times[index]) for index in kept),
         len(frames),
         note,
     )
-
-
-def _data_url(frame: np.ndarray) -> str:
-    """A frame `[3, height, width]` as a small JPEG in a `data:` URL."""
-    image = Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0)))
-    image.thumbnail((_THUMBNAIL_WIDTH, 4 * _THUMBNAIL_WIDTH))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
