@@ -10,7 +10,7 @@ from videoflamingo.evaluation.benchmark import Benchmark
 from videoflamingo.evaluation.media import small_frames
 from videoflamingo.evaluation.protocol import Protocol
 from videoflamingo.evaluation.report import write_report
-from videoflamingo.evaluation.runner import Run, Share
+from videoflamingo.evaluation.runner import Run, Share, weights_digest
 from videoflamingo.pipeline import VideoFlamingo
 from videoflamingo.torchvision_operators import declare_missing_operators
 from videoflamingo.training.module import FlamingoTraining
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 class FewShotScores(L.Callback):
     """Asks a benchmark at validation and test, and logs `fewshot/NAME/N_shots` for each number of shots.
 
-    Each time has a folder of its own, `FOLDER/step-N` or `FOLDER/test-step-N`, with the files that `videoflamingo
-    fewshot` writes; what was broken off goes on there. With several processes each asks a share, so the folder must be
-    the same for all.
+    Each time has a folder of its own with the files that `videoflamingo fewshot` writes: in training `FOLDER/step-N`,
+    else `FOLDER/validate-WEIGHTS` or `FOLDER/test-WEIGHTS`, by the digest of the weights. What was broken off goes on
+    there. With several processes each asks a share, so the folder must be the same for all.
 
     Args:
         benchmark: makes the benchmark when it is first needed; `datamodules.benchmarks.NamedBenchmark`, for instance.
@@ -70,12 +70,12 @@ class FewShotScores(L.Callback):
             return
         self._num_validations += 1
         if trainer.state.fn != "fit" or self._num_validations % self.every_num_validations == 0:
-            self._ask(trainer, pl_module, f"step-{trainer.global_step}")
+            self._ask(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._ask(trainer, pl_module, f"test-step-{trainer.global_step}")
+        self._ask(trainer, pl_module)
 
-    def _ask(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
+    def _ask(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FlamingoTraining)
         if pl_module.is_sharded:
             raise UsageError(
@@ -87,7 +87,10 @@ class FewShotScores(L.Callback):
                 self.benchmark()  # what has to be made on disk is made by one process
             trainer.strategy.barrier("videoflamingo few-shot data")
             self._made = self.benchmark()
-        model = VideoFlamingo(pl_module.model, f"step {trainer.global_step}")
+        model = VideoFlamingo(pl_module.model, str(trainer.default_root_dir))
+        name = f"step-{trainer.global_step}"
+        if trainer.state.fn != "fit":
+            name = f"{trainer.state.fn.value}-{weights_digest(model)[:8]}"  # Lightning counts no steps here
         run = Run(
             model,
             self._made,
@@ -107,7 +110,7 @@ class FewShotScores(L.Callback):
             for one in summary["scores"]:
                 beside = "" if one["condition"] == "real" else f"_{one['condition']}"
                 scores[f"fewshot/{self._made.name}/{one['num_shots']}_shots{beside}"] = one["mean"]
-            logger.info("few-shot scores of step %s: %s", trainer.global_step, run.folder / "report.html")
+            logger.info("few-shot scores: %s", run.folder / "report.html")
         scores = trainer.strategy.broadcast(scores)
         for key, value in scores.items():
             pl_module.log(key, value, rank_zero_only=False, sync_dist=False)
