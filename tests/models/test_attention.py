@@ -75,6 +75,20 @@ def test_cross_attention_and_its_gradients_equal_the_slow_twin(
 
 
 @each_backend
+@each_reach
+@each_layout
+def test_media_that_all_rows_have_need_no_copies(
+    media_index: list[list[int]], attend_to: AttendTo, backend: Backend
+) -> None:
+    query, keys, values = tensors(media_index)
+    runs = media_runs(media_index, NUM_MEDIA, torch.device("cpu"), attend_to, same_media=True)
+    output = cross_attend(query, keys[:1], values[:1], runs, backend)
+    copies = [one[:1].expand_as(one).detach().double() for one in (keys, values)]
+    expected = reference.cross_attention(query.detach().double(), *copies, media_index, attend_to)
+    assert_all_close([output], [expected])
+
+
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @each_layout
 def test_half_precision_is_as_close_to_the_slow_twin_as_its_rounding(

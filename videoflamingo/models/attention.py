@@ -73,7 +73,12 @@ class MediaRuns:
 
 
 def media_runs(
-    media_index: Sequence[Sequence[int]], num_media: int, device: torch.device, attend_to: AttendTo = "own"
+    media_index: Sequence[Sequence[int]],
+    num_media: int,
+    device: torch.device,
+    attend_to: AttendTo = "own",
+    *,
+    same_media: bool = False,
 ) -> MediaRuns | None:
     """Cut text into runs; None if no token has a medium. Built once per forward and shared by all blocks.
 
@@ -82,6 +87,8 @@ def media_runs(
         num_media: M.
         attend_to: a token's `own` medium (the paper), or `all_previous` media up to its own (the paper's ablation, v1
             4.4.2: 7.2 points worse).
+        same_media: whether all rows number the same M media, `[1, M, N, H, d]` of keys and values for all B, instead of
+            M media each.
 
     Raises:
         ModelError: if an index is negative or refers past the last medium.
@@ -94,6 +101,7 @@ def media_runs(
     found: list[tuple[int, int, range]] = []  # length, first token, media
     for row, indices in enumerate(media_index):
         start, previous = 0, 0
+        before = 0 if same_media else row * num_media
         for column, index in enumerate([*indices, -1]):  # -1 ends the last run
             if column < len(indices) and not 0 <= index <= num_media:
                 raise ModelError(
@@ -104,14 +112,15 @@ def media_runs(
                 continue
             if previous != 0:
                 first_medium = previous - 1 if attend_to == "own" else 0
-                media = range(row * num_media + first_medium, row * num_media + previous)
+                media = range(before + first_medium, before + previous)
                 found.append((column - start, row * len(indices) + start, media))
             start, previous = column, index
     if not found:
         return None
     num_tokens = len(media_index) * len(media_index[0])
     similar = _similar(found)
-    groups = [_group(own, num_tokens, len(media_index) * num_media, device) for own in similar]
+    num_all_media = num_media if same_media else len(media_index) * num_media
+    groups = [_group(own, num_tokens, num_all_media, device) for own in similar]
     ordered = [run for own in similar for run in own]
     target = [token for length, first, _ in ordered for token in range(first, first + length)]
     long_runs = len(target) >= ONE_BY_ONE_FROM * len(found)
@@ -273,8 +282,8 @@ def cross_attend(
 
     Args:
         query: `[B, L, H, d]`.
-        keys, values: `[B, M, N, H, d]`.
-        runs: from `media_runs` for the same `[B, L]` and M; None where no token has a medium.
+        keys, values: `[B, M, N, H, d]`, or `[1, M, N, H, d]` where all rows have the same media.
+        runs: from `media_runs` for the same `[B, L]` and media; None where no token has a medium.
         backend: see `choose_backend`.
 
     Returns:

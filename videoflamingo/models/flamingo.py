@@ -349,7 +349,8 @@ class Flamingo(nn.Module):
             input_ids: `[B, L]`, int64.
             media_index: `[B, L]`, int64; 0 = no medium yet, else 1-based.
             visual_tokens: `[B, M, N, D]`; or
-            media: their keys and values from `media_keys_values`, `[B, M, N, H, d]` each.
+            media: their keys and values from `media_keys_values`, `[B, M, N, H, d]` each; or `[1, M, N, H, d]`: held
+                once, and numbered alike by all rows.
             attention_mask: `[B, past + L]`, 1 = text, 0 = padding.
             position_ids: `[B, L]`.
             past_key_values, use_cache: the language model's cache.
@@ -423,12 +424,19 @@ class Flamingo(nn.Module):
         use_cache: bool = False,
     ) -> tuple[Tensor, Any]:
         """The language model's last hidden states `[B, L, E]`, and its cache if asked for."""
+        same_media = media is not None and len(media[0][0]) == 1
         if visual_tokens is not None:
             if media is not None:
                 raise ModelError("give visual_tokens or media, not both")
             media = self.media_keys_values(visual_tokens)
         num_media = 0 if media is None else media[0][0].shape[1]
-        runs = media_runs(media_index.tolist(), num_media, input_ids.device, self.config.cross_attention.attend_to)
+        runs = media_runs(
+            media_index.tolist(),
+            num_media,
+            input_ids.device,
+            self.config.cross_attention.attend_to,
+            same_media=same_media,
+        )
         embeddings = self.new_tokens.embed(input_ids, self.language_model.get_input_embeddings())  # [B, L, E]
         if num_media == 0 and self.training and torch.is_grad_enabled():
             media = self.media_keys_values(self.unseen_visual_tokens())
