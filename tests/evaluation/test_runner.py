@@ -16,7 +16,7 @@ from videoflamingo.evaluation.benchmark import AnswerKind, Benchmark, Example
 from videoflamingo.evaluation.media import ClipLoader, MediumKey
 from videoflamingo.evaluation.protocol import Protocol
 from videoflamingo.evaluation.results import Answered, read_results
-from videoflamingo.evaluation.runner import Run, Share, _Asking
+from videoflamingo.evaluation.runner import Run, Share, _Asking, weights_digest
 from videoflamingo.pipeline import VideoFlamingo
 from videoflamingo.prompt import Shot
 from videoflamingo.video.medium import MediumRequest
@@ -253,7 +253,8 @@ def test_what_a_report_needs_is_written_down(model: VideoFlamingo, videos: list[
     assert described["benchmark"]["digest"] == boxes.digest
     assert described["prompt"]["0 shots"].count("Answer:") == 3  # two examples in words
     assert described["prompt"]["2 shots"].count("<image>") == 3
-    assert described["sampling"][0]["num_frames"] == 3
+    assert [way["num_frames"] for way in described["sampling"].values()] == [3]
+    assert described["model"]["weights"] == weights_digest(model)
     assert described["versions"]["torch"]
     assert described["processes"]["facts"]["media"]["encoded"] > 0
     assert [one.frame_times for one in read_results(tmp_path) if one.condition == "no_video"] == [()] * 2 * NUM_QUERY

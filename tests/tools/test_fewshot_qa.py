@@ -11,9 +11,29 @@ from typing import Any
 
 import pytest
 
+from tests.datamodules.test_nextqa import CHOICE_HEADER, WORDS_HEADER
 from tests.training.videos import write_video
 from videoflamingo.cli import main
+from videoflamingo.metrics.wordnet import WordNetMissing, find_wordnet
 
+# The command, in a process that kills itself once so many answers are written.
+KILLED = """
+import os, signal, sys
+import videoflamingo.line_log
+from videoflamingo.cli import main
+
+left, add = int(sys.argv[1]), videoflamingo.line_log.LogWriter.add
+
+def counted(self, entry, durable=False):
+    global left
+    add(self, entry, durable)
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+videoflamingo.line_log.LogWriter.add = counted
+sys.exit(main(sys.argv[2:]))
+"""
 NUM_TRAIN, NUM_TEST = 6, 12
 COLOURS = ("red", "green", "blue")
 
@@ -82,18 +102,7 @@ def test_a_killed_run_asks_nothing_twice_and_ends_with_the_same_numbers(
     more = ("--shots", "0", "2", "--ensemble", "2")
     assert main(arguments(questions, random_checkpoint, tmp_path / "whole", *more)) == 0
     killed = tmp_path / "killed"
-    program = [
-        *(sys.executable, "-c", "import os, signal, sys; import videoflamingo.line_log as log\n"),
-    ]
-    program[2] += (
-        "add = log.LogWriter.add\n"
-        "def counted(self, entry, durable=False):\n"
-        "    add(self, entry, durable)\n"
-        "    counted.left -= 1\n"
-        "    if not counted.left: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "counted.left = int(sys.argv.pop(1)); log.LogWriter.add = counted\n"
-        "from videoflamingo.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
+    program = [sys.executable, "-c", KILLED]
     command = arguments(questions, random_checkpoint, killed, *more)
     done = subprocess.run([*program, "17", *command], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -170,3 +179,55 @@ def test_more_shots_than_there_are_examples_is_refused_with_the_numbers(
 ) -> None:
     assert main(["fewshot", "--benchmark", str(questions), "--out", str(tmp_path), "--shots", "32"]) == 2
     assert f"has {NUM_TRAIN} examples to show" in capsys.readouterr().err
+
+
+def write_official(folder: Path) -> None:
+    """MSR-VTT, MSRVTT-QA and NExT-QA in their official formats: three videos to train on, two to test."""
+    numbers = {"train": (0, 1, 2), "test": (7010, 7011)}
+    (folder / "NExTVideo").mkdir(parents=True)
+    for place, number in enumerate((*numbers["train"], *numbers["test"])):
+        write_video(folder / f"video{number}.mp4", 15 * place, 5)
+        write_video(folder / "NExTVideo" / f"{number}.mp4", 15 * place + 7, 5)
+    for split, own in numbers.items():
+        videos = [f"video{number}" for number in own]
+        name = "train_val_videodatainfo.json" if split == "train" else "test_videodatainfo.json"
+        clips = [{"video_id": video, "split": split, "id": number} for video, number in zip(videos, own, strict=True)]
+        said = [{"video_id": video, "caption": f"{video} {words}"} for video in videos for words in ("is red", "moves")]
+        (folder / name).write_text(json.dumps({"videos": clips, "sentences": said}))
+        asked = [
+            {"question": "what is shown?", "answer": "car", "category_id": 1, "id": number, "video_id": number}
+            for number in own
+        ]
+        (folder / f"{split}_qa.json").write_text(json.dumps(asked))
+        for part, header in (("choices", CHOICE_HEADER), ("words", WORDS_HEADER)):
+            (folder / part).mkdir(exist_ok=True)
+            rest = "2,0,CW,a cat,a dog,rain,snow,nothing" if part == "choices" else "a dog,0,DO"
+            rows = [f"{number},5,64,48,what is there,{rest}" for number in own]
+            (folder / part / f"{split}.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "metric"),
+    [
+        ("msrvtt-qa", "", "exact_match"),
+        ("msrvtt-captions", "", "captions"),
+        ("nextqa", "choices", "choice_accuracy"),
+        ("nextqa-oe", "words", "wups"),
+    ],
+)
+def test_a_public_benchmark_runs_from_its_official_files(
+    name: str, part: str, metric: str, random_checkpoint: str, tmp_path: Path
+) -> None:
+    if metric == "wups":
+        try:
+            find_wordnet()
+        except WordNetMissing as error:
+            pytest.skip(str(error))
+    write_official(tmp_path / "data")
+    data = ["--benchmark", name, "--data", str(tmp_path / "data" / part), "--videos", str(tmp_path / "data")]
+    asked = ["--model", random_checkpoint, "--num-frames", "3", "--num-workers", "0", "--max-new-tokens", "5"]
+    assert main(["fewshot", *data, *asked, "--out", str(tmp_path / "out"), "--shots", "0", "2"]) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (summary["metric"], summary["num_asked"]) == (metric, 2)
+    assert {(one["condition"], one["num_shots"]) for one in summary["scores"]} >= {("real", 0), ("real", 2)}
+    assert all(not one["error"] for one in results(tmp_path / "out"))

@@ -31,6 +31,7 @@ from videoflamingo.fewshot.question_features import question_features
 from videoflamingo.line_log import LogWriter
 from videoflamingo.pipeline import Answer, VideoFlamingo
 from videoflamingo.prompt import Medium, Segment, Text
+from videoflamingo.video.medium import MediumRequest
 
 QUERIES_TOGETHER = 16  # whose questions are asked before the next queries' videos are read
 PROTOCOL = "protocol.json"
@@ -165,6 +166,7 @@ class Run:
     def description(self) -> dict[str, Any]:
         """What the report says of the run: `protocol.json`, and the facts of every process."""
         described = json.loads((self.folder / PROTOCOL).read_text("utf-8"))
+        del described["fixed"]  # all of it is said elsewhere
         described["processes"] = {
             path.stem: json.loads(path.read_text("utf-8")) for path in sorted(self.folder.glob("facts*.json"))
         }
@@ -222,7 +224,13 @@ class Run:
             "prompt": asking.example_prompt(),
             "text_only_shots_without_shots": protocol.num_text_only(self.benchmark.answer_kind),
             "max_new_tokens": protocol.max_new_tokens or self.benchmark.max_new_tokens,
-            "model": {"name": model.name, "device": str(model.model.device), **asdict(model.model.config)},
+            "model": {
+                "name": model.name,
+                "weights": self.fixed["weights"],
+                "dtype": self.fixed["dtype"],
+                "device": str(model.model.device),
+                **asdict(model.model.config),
+            },
             "versions": versions(),
             "settings": self.settings,
         }
@@ -471,15 +479,18 @@ def _unread(question: Question, error: str) -> Answered:
     return Answered(question.condition, question.num_shots, question.trial, question.example.id, error=error)
 
 
-def _samplings(media: Sequence[Any]) -> list[dict[str, Any]]:
-    """The different ways in which media are sampled, parts of videos aside."""
+def _samplings(media: Sequence[MediumRequest]) -> dict[str, dict[str, Any]]:
+    """The different ways in which media are sampled and read, by the number of media; parts of videos aside."""
     parts = ("start_seconds", "end_seconds")
-    found: dict[str, dict[str, Any]] = {}
+    ways: dict[str, dict[str, Any]] = {}
+    counts: dict[str, int] = {}
     for medium in media:
-        sampling = {name: value for name, value in asdict(medium.sampling).items() if name not in parts}
-        row = {**sampling, **asdict(medium.reading)}
-        found.setdefault(json.dumps(row, sort_keys=True), row)
-    return list(found.values())
+        way = {name: value for name, value in asdict(medium.sampling).items() if name not in parts}
+        way |= asdict(medium.reading)
+        key = json.dumps(way, sort_keys=True)
+        ways[key] = way
+        counts[key] = counts.get(key, 0) + 1
+    return {f"{number}. ({counts[key]:,} questions)": way for number, (key, way) in enumerate(ways.items(), start=1)}
 
 
 def _jsonable(value: Any) -> Any:

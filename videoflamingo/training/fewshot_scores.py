@@ -89,7 +89,7 @@ class FewShotScores(L.Callback):
             self._made = self.benchmark()
         model = VideoFlamingo(pl_module.model, str(trainer.default_root_dir))
         name = f"step-{trainer.global_step}"
-        if trainer.state.fn != "fit":
+        if trainer.state.fn is not None and trainer.state.fn != "fit":
             name = f"{trainer.state.fn.value}-{weights_digest(model)[:8]}"  # Lightning counts no steps here
         run = Run(
             model,
