@@ -55,9 +55,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, benchmark: "Benchmark", protocol: Protocol) -> int:
     with collection_paused():  # here, because these import torch, which takes two seconds
+        from videoflamingo.evaluation.asking import Share
         from videoflamingo.evaluation.media import small_frames
         from videoflamingo.evaluation.report import write_report
-        from videoflamingo.evaluation.runner import Run, Share
+        from videoflamingo.evaluation.runner import Run
         from videoflamingo.models.checkpoint import find_checkpoint, read_config
         from videoflamingo.pipeline import load
 

@@ -12,11 +12,12 @@ import pytest
 from tests.evaluation.conftest import NUM_QUERY, benchmark
 from videoflamingo.clip import Clip
 from videoflamingo.errors import UsageError
+from videoflamingo.evaluation.asking import Asking, Share
 from videoflamingo.evaluation.benchmark import AnswerKind, Benchmark, Example
 from videoflamingo.evaluation.media import ClipLoader, MediumKey
 from videoflamingo.evaluation.protocol import Protocol
 from videoflamingo.evaluation.results import Answered, read_results
-from videoflamingo.evaluation.runner import Run, Share, _Asking, weights_digest
+from videoflamingo.evaluation.runner import Run, weights_digest
 from videoflamingo.pipeline import VideoFlamingo
 from videoflamingo.prompt import Shot
 from videoflamingo.video.medium import MediumRequest
@@ -106,7 +107,7 @@ def test_a_run_that_broke_off_goes_on_and_ends_as_if_it_had_not(
 ) -> None:
     boxes = benchmark(videos)
     whole = run(model, boxes, tmp_path / "whole").answered()
-    monkeypatch.setattr("videoflamingo.evaluation.runner.QUERIES_TOGETHER", 2)
+    monkeypatch.setattr("videoflamingo.evaluation.asking.QUERIES_TOGETHER", 2)
 
     class Broken(Exception):
         pass
@@ -231,15 +232,15 @@ def test_videoicl_keeps_the_most_confident_of_its_answers(
     boxes = benchmark(videos, "open")
     protocol = replace(FEW, num_shots=(2,), choosing="videoicl", videoicl_threshold=1.0, videoicl_rounds=3)
     asked: dict[str, list[Answered]] = {}
-    ask = _Asking._ask
+    ask = Asking._ask
 
-    def noted(self: _Asking, questions: list, shots: list[list[int]]) -> list[Answered]:  # type: ignore[type-arg]
+    def noted(self: Asking, questions: list, shots: list[list[int]]) -> list[Answered]:  # type: ignore[type-arg]
         found = ask(self, questions, shots)
         for one in found:
             asked.setdefault(one.id, []).append(one)
         return found
 
-    monkeypatch.setattr(_Asking, "_ask", noted)
+    monkeypatch.setattr(Asking, "_ask", noted)
     for one in run(model, boxes, tmp_path, protocol).answered():
         tried = asked[one.id]
         assert len(tried) == 3

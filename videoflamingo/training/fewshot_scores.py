@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from videoflamingo.errors import UsageError
+from videoflamingo.evaluation.asking import Share
 from videoflamingo.evaluation.benchmark import Benchmark
 from videoflamingo.evaluation.media import small_frames
 from videoflamingo.evaluation.protocol import Protocol
 from videoflamingo.evaluation.report import write_report
-from videoflamingo.evaluation.runner import Run, Share, weights_digest
+from videoflamingo.evaluation.runner import Run, weights_digest
 from videoflamingo.pipeline import VideoFlamingo
 from videoflamingo.torchvision_operators import declare_missing_operators
 from videoflamingo.training.module import FlamingoTraining
