@@ -384,8 +384,18 @@ def test_a_parquet_file_that_is_no_index_is_not_overwritten(good_folder: Path, o
 def start_scan(folder: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "videoflamingo", "scan", str(folder), "--out", str(out), "--workers", "1"]
     return subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
+
+
+def hear_ctrl_c() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and so would be all that the tests start there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stop_after_first_rows(process: subprocess.Popen[str], number: signal.Signals) -> list[str]:
@@ -422,8 +432,6 @@ def test_a_scan_that_was_killed_goes_on_where_it_was(many: Path, out: Path, caps
 
 
 def test_after_ctrl_c_the_exit_status_is_130_and_the_message_says_how_to_go_on(many: Path, out: Path) -> None:
-    for index in range(300, 6000):  # more than can be done before the signal is sent, however busy the machine
-        os.link(many / "000.mp4", many / f"{index}.mp4")
     process = start_scan(many, out, "--json")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -434,7 +442,7 @@ def test_after_ctrl_c_the_exit_status_is_130_and_the_message_says_how_to_go_on(m
     assert process.returncode == 130
     num_done = 3 + len(rest.splitlines())
     kept = out.with_name("health.parquet.partial.jsonl")
-    assert f"interrupted; {num_done:,} of 6,000 files done and kept in {kept}, the same command continues" in log
+    assert f"interrupted; {num_done:,} of 300 files done and kept in {kept}, the same command continues" in log
     assert "Traceback" not in log
 
 
