@@ -371,6 +371,22 @@ def test_an_exception_in_the_with_block_kills_what_runs(tmp_path: Path) -> None:
     assert "was closed" in message_of(running)
 
 
+def test_a_future_that_ctrl_c_left_locked_keeps_no_killed_pool_from_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt between taking a future's lock and noting that leaves it locked; its answer then waits for ever."""
+    monkeypatch.setattr("videoflamingo.video.pool.STUCK_SECONDS", 0.2)
+    pool = DecodePool(1)
+    before = set(psutil.Process().children(recursive=True))
+    future = pool.run("clip.mp4", planted.process)
+    until(lambda: set(psutil.Process().children(recursive=True)) > before)
+    future._condition.acquire()
+    try:
+        pool.close(wait=False)
+        until(lambda: set(psutil.Process().children(recursive=True)) <= before)
+    finally:
+        future._condition.release()
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("decode-")])
+
+
 def test_a_closed_pool_says_so_and_may_be_closed_again() -> None:
     pool = DecodePool(1)
     pool.close()

@@ -52,6 +52,9 @@ Request = TypeVar("Request")
 
 # An interpreter with NumPy and FFmpeg's libraries takes 70 MB; below this hardly a video can be decoded.
 MIN_MEMORY_BYTES = 256 << 20
+# A killed pool's threads end at once, unless one wants to answer a future that Ctrl-C left locked: between taking its
+# lock and noting that, the thread that waited for it was interrupted, and nobody will ever free it.
+STUCK_SECONDS = 5.0
 
 
 class DecodePool:
@@ -261,9 +264,13 @@ class _Crew:
             raise
 
     def _join(self) -> None:
-        for thread in self._threads:
+        for thread in list(self._threads):
             if thread is not threading.current_thread():  # as in a future's callback
-                thread.join()
+                thread.join(STUCK_SECONDS if self._killed else None)
+                if thread.is_alive():  # it ends with this process
+                    self._threads.remove(thread)
+                    for worker in list(self.workers):
+                        self._dismiss(worker)
 
     def _supervise(self) -> None:
         """Life of a thread: take tasks and have its worker answer them."""
