@@ -271,6 +271,9 @@ def attend_to_both(
     Returns:
         `[R, Hq, L, d]`.
     """
+    returned = query.dtype
+    if returned in (torch.bfloat16, torch.float16):  # scores rounded to 8 bits would be worse than plain attention's
+        query, shared, own = query.float(), (shared[0].float(), shared[1].float()), (own[0].float(), own[1].float())
     (shared_keys, shared_values), (own_keys, own_values) = shared, own
     num_groups, heads, shared_length, _ = shared_keys.shape
     rows, _, length, width = query.shape
@@ -288,7 +291,7 @@ def attend_to_both(
     of_shared, of_own = weights.split([shared_length, own_length], dim=-1)
     attended = _by_row(of_shared @ shared_values, rows, per_row)  # [R, H, Q, d]
     attended = attended + _by_row(of_own, rows, per_row) @ own_values
-    return attended.reshape(rows, -1, length, own_values.shape[-1])
+    return attended.reshape(rows, -1, length, own_values.shape[-1]).to(returned)
 
 
 def _by_group(by_row: Tensor, num_groups: int) -> Tensor:
