@@ -1,13 +1,10 @@
 """A benchmark of small real videos, and a tiny random model to ask about them."""
 
-from dataclasses import replace
-
 import pytest
 
-from tests.tiny import TINY_CONFIG, tiny_flamingo
+from tests.tiny import tiny_flamingo
 from tests.training.videos import write_video
 from videoflamingo.evaluation.benchmark import AnswerKind, Benchmark, Example, MetricName
-from videoflamingo.models.flamingo import FlamingoConfig
 from videoflamingo.pipeline import VideoFlamingo
 from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
@@ -31,8 +28,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def model() -> VideoFlamingo:
-    config: FlamingoConfig = replace(TINY_CONFIG)
-    return VideoFlamingo(tiny_flamingo(config=config).eval(), "random")
+    return VideoFlamingo(tiny_flamingo(), "random")
 
 
 def example(name: str, video: str, kind: AnswerKind = "choices", answer: int = 0) -> Example:

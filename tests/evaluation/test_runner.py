@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,18 +111,14 @@ def test_a_run_that_broke_off_goes_on_and_ends_as_if_it_had_not(
     class Broken(Exception):
         pass
 
-    def after(count: int) -> Iterator[None]:
-        def progress(done: int, total: int) -> None:
+    for count in (1, 9):
+
+        def progress(done: int, total: int, count: int = count) -> None:
             if done >= count:
                 raise Broken
 
-        one = Run(model, boxes, SHOTS, tmp_path / "broken")
         with pytest.raises(Broken):
-            one.ask(progress)
-        yield
-
-    for count in (1, 9):
-        next(after(count))
+            Run(model, boxes, SHOTS, tmp_path / "broken").ask(progress)
     with (tmp_path / "broken" / "results.jsonl").open("a") as file:
         file.write('{"condition": "real", "num_sh')  # a line its writer did not finish
     resumed = run(model, boxes, tmp_path / "broken")
