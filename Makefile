@@ -35,7 +35,7 @@ fi
 endef
 
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-oldest lint bench prove readers openflamingo setup
+.PHONY: help demo test test-oldest lint bench prove readers tiny openflamingo setup
 
 help:
 	@echo "make demo          install, then let the bundled model answer questions about videos"
@@ -45,6 +45,7 @@ help:
 	@echo "make bench         run the benchmarks; results are appended to benchmarks/results"
 	@echo "make prove         long proofs: 1,000 damaged videos decoded, 20 killed trainings resumed (15 minutes)"
 	@echo "make readers       every kind of video file through every reader; writes docs/readers.md (10 minutes)"
+	@echo "make tiny          train the bundled model from nothing into runs/tiny_world (hours); goes on where it was stopped"
 	@echo "make openflamingo  install OpenFlamingo in an environment of its own, for comparisons"
 
 demo: setup
@@ -71,6 +72,11 @@ prove: setup
 
 readers: setup
 	@$(VENV)/bin/python tests/video/readers_table.py
+
+tiny: setup
+	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world.yaml
+	@$(VENV)/bin/videoflamingo fit --config recipes/tiny_world_warmup.yaml --ckpt_path auto
+	@$(VENV)/bin/videoflamingo fit --config recipes/tiny_world.yaml --ckpt_path auto
 
 openflamingo: $(OPENFLAMINGO_STAMP)
 

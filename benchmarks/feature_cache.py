@@ -72,6 +72,7 @@ def recipe_for(name: str, folder: Path, features: Path | None, num_steps: int) -
     recipe["model"]["init_from"] = "tiny" if tower is None else None
     recipe["model"]["config"]["vision"] = tower or recipe["model"]["config"]["vision"]
     member = recipe["data"]["members"]["world"]
+    recipe["data"]["members"] = {"world": member}
     num_videos = num_steps * member["batch_size"]
     only_videos = {"num_videos": num_videos, "num_beside": 0, "num_pictures": 0, "picture_share": 0.0}
     member["texts"]["init_args"] |= {"folder": str(folder / "world"), "mirrored_share": 0.0, "validation_share": 0.0}

@@ -12,10 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 from datamodules.world.render import write_picture, write_video
 from datamodules.world.sampling import sample_scene
-from datamodules.world.scene import Scene
 from videoflamingo.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,16 @@ FILES_VERSION = 1  # raised whenever the same scenes would give other pixels; ol
 FOLDER_FILES = 1000
 FILES_TOGETHER = 8  # given to a process at once
 REPORT_SECONDS = 10.0
+
+
+class WorldFile(Protocol):
+    """Something made from a seed that has its place on disk."""
+
+    def path(self, folder: Path) -> Path:
+        """Where it lies below a folder."""
+
+    def write(self, path: Path) -> None:
+        """Make it."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,13 @@ class SceneFile:
         name = f"{self.seed:08d}-{self.kind}{'.png' if self.kind == 'picture' else '.mp4'}"
         return folder / f"{self.split}-{self.size}-v{FILES_VERSION}" / f"{self.seed // FOLDER_FILES:05d}" / name
 
+    def write(self, path: Path) -> None:
+        """Make the video or picture."""
+        scene = sample_scene(self.seed, self.kind, size=self.size)
+        (write_picture if self.kind == "picture" else write_video)(scene, path)
 
-def make_files(files: Iterable[SceneFile], folder: Path, *, num_workers: int = 2) -> int:
+
+def make_files(files: Iterable[WorldFile], folder: Path, *, num_workers: int = 2) -> int:
     """Make those that are missing; a run that was broken off is gone on with.
 
     Args:
@@ -88,21 +103,21 @@ def _report(made: Iterable[None], total: int) -> None:
             reported = now
 
 
-def _make(job: tuple[SceneFile, Path]) -> None:
+def _make(job: tuple[WorldFile, Path]) -> None:
     file, path = job
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(sample_scene(file.seed, file.kind, size=file.size), path)
+        _write(file, path)
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"{path}: cannot be written ({reason}); make room, or choose another folder") from error
 
 
-def _write(scene: Scene, path: Path) -> None:
+def _write(file: WorldFile, path: Path) -> None:
     """Under another name first, so that a file that has its name is whole."""
     unfinished = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.part{path.suffix}")
     try:
-        (write_picture if scene.kind == "picture" else write_video)(scene, unfinished)
+        file.write(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from datamodules.world.scene import DIRECTIONS, EVENTS, KINDS, PACES, Actor, Sce
 PARAPHRASE_SHARE = 0.25  # of questions worded otherwise than usual
 NUM_NAME_CHOICES = 4
 COUNTS = {2: "two", 3: "three", 4: "four"}
+LEAST_CHANGE = {"up or down": 0.02, "turn": 8.0, "size": 0.01}  # frame sizes, degrees, frame sizes
 PLACES = ("first", "second", "third")  # and the last
 
 # The usual wording first.
@@ -66,31 +67,38 @@ def captions(scene: Scene) -> list[str]:
         full = f"{subject} moves {scene.main.direction} {scene.main.pace}"
         short = f"{subject} moves {scene.main.direction}"
     else:
-        full = short = f"{subject} {_event_name(scene.main)}"
+        full = short = f"{subject} {event_name(scene.main)}"
     if scene.bystander is not None:
         full = f"{full} beside {with_article(scene.bystander.name)}"
     return [full] if full == short else [full, short]
 
 
-def readout(scene: Scene) -> tuple[str, str, str, str]:
-    """Who is there and what they do, in four short texts: what a warm-up has four parts of the visual tokens say.
+def readout(scene: Scene) -> tuple[str, ...]:
+    """What happens at each of the sampled times, and to whom: what as many parts of the visual tokens are to say.
 
-    Of a sequence, what appears, in order. Of all else, a name, what it does (direction and pace, or event), another
-    name, and what that one does; of two movers, the first is the one whose direction comes first in `DIRECTIONS`. Each
-    begins with a space, as a word in the middle of a sentence; empty where there is nothing to say.
+    One word and a name each, such as ` left fox`: what changed since the time before (or, at the first, until the time
+    after). A mover's pace stands in place of its direction at every fourth time. Of two drawings, every other time
+    tells of the second; of two movers, the first is the one whose direction comes first in `DIRECTIONS`. Each begins
+    with a space, as a word in the middle of a sentence.
     """
+    if scene.kind == "picture":
+        return (f" still {scene.main.name}",)
+    times = scene.sampled_times()
     if scene.kind == "sequence":
-        texts = [actor.name for actor in scene.actors]
-    else:
-        order = list(DIRECTIONS)
-        actors = (
-            sorted(scene.actors, key=lambda actor: order.index(actor.direction or ""))
-            if scene.kind == "pair"
-            else [actor for actor in (scene.main, scene.bystander) if actor is not None]
-        )
-        texts = [text for actor in actors for text in (actor.name, _doing(actor))]
-    first, second, third, fourth = [f" {text}" if text else "" for text in [*texts, "", "", ""][:4]]
-    return first, second, third, fourth
+        shown = [next(actor for actor in scene.actors if actor.pose_at(time) is not None) for time in times]
+        return tuple(f" still {actor.name}" for actor in shown)
+    order = list(DIRECTIONS)
+    actors = (
+        sorted(scene.actors, key=lambda actor: order.index(actor.direction or ""))
+        if scene.kind == "pair"
+        else [actor for actor in (scene.main, scene.bystander) if actor is not None]
+    )
+    told = []
+    for number, time in enumerate(times):
+        actor = actors[number % len(actors)]
+        earlier, later = (times[number - 1], time) if number else (time, times[1])
+        told.append(f" {_doing(actor, number, earlier, later)} {actor.name}")
+    return tuple(told)
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
@@ -116,7 +124,7 @@ def questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def _object(scene: Scene, wording: str, rng: np.random.Generator) -> Question:
-    event = _event_name(scene.main) if scene.kind == "event" else ""
+    event = event_name(scene.main) if scene.kind == "event" else ""
     shown = [scene.main.name] if scene.bystander is None else [scene.main.name, scene.bystander.name]
     question = _worded(wording, rng, event=event)
     return Question("object", question, scene.main.name, _name_choices(scene, shown, rng))
@@ -135,7 +143,7 @@ def _speed(actor: Actor, rng: np.random.Generator) -> Question:
 
 
 def _event(actor: Actor, rng: np.random.Generator) -> Question:
-    return Question("event", _worded("event", rng, name=actor.name), _event_name(actor), EVENTS)
+    return Question("event", _worded("event", rng, name=actor.name), event_name(actor), EVENTS)
 
 
 def _mover(scene: Scene, rng: np.random.Generator) -> Question:
@@ -186,15 +194,32 @@ def _worded(wording: str, rng: np.random.Generator, **blanks: str) -> str:
     return template.format(**blanks)
 
 
-def _doing(actor: Actor) -> str:
-    if actor.event is not None:
-        return actor.event.name
-    if actor.direction is None:
-        return ""
-    return " ".join([actor.direction] * 3 + [str(actor.pace)])  # three of a part's four: directions are hard to see
+def _doing(actor: Actor, number: int, earlier: float, later: float) -> str:
+    """One word for what an actor does between two sampled times."""
+    if actor.direction is not None:
+        return str(actor.pace) if number % 4 == 3 else actor.direction
+    before, after = actor.pose_at(earlier), actor.pose_at(later)
+    if after is None:
+        return "gone"
+    if before is None:
+        return "here"
+    turned = (after.angle - before.angle + 180.0) % 360.0 - 180.0
+    for name, change, words in (
+        ("up or down", after.y - before.y, ("up", "down")),
+        ("turn", turned, ("back", "around")),
+        ("size", after.size - before.size, ("smaller", "larger")),
+    ):
+        if abs(change) > LEAST_CHANGE[name]:
+            return words[int(change > 0)]
+    return "still"
 
 
-def _event_name(actor: Actor) -> str:
+def event_name(actor: Actor) -> str:
+    """What an actor does while it rests.
+
+    Raises:
+        ValueError: if it does nothing.
+    """
     if actor.event is None:
         raise ValueError(f"{actor.name} does nothing")
     return actor.event.name

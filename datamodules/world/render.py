@@ -1,5 +1,6 @@
 """Scene -> frames -> an H.264 file (or a PNG). The same scene always gives the same pixels."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -43,15 +44,22 @@ def write_video(scene: Scene, path: str | Path) -> Path:
     Args:
         path: where to; the suffix names the container, such as `.mp4`.
     """
+    return write_frames(frames(scene), path, scene.frames_per_second)
+
+
+def write_frames(pixels: Iterable[np.ndarray], path: str | Path, frames_per_second: int) -> Path:
+    """Encodes square frames `[size, size, 3]`, uint8 RGB, as `write_video` does."""
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=scene.frames_per_second, options=dict(ENCODER_OPTIONS))
-        stream.width, stream.height, stream.pix_fmt = scene.size, scene.size, "yuv420p"
+        stream = container.add_stream("libx264", rate=frames_per_second, options=dict(ENCODER_OPTIONS))
+        stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        for index, pixels in enumerate(frames(scene)):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, scene.frames_per_second)
+        for index, shown in enumerate(pixels):
+            if index == 0:
+                stream.height, stream.width = shown.shape[:2]
+            frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, frames_per_second)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return Path(path)

@@ -64,7 +64,7 @@ def sample_scene(seed: int, kind: str | None = None, split: str = "train", size:
     pool = drawings_of(split)
     rng = np.random.default_rng([seed, SPLITS.index(split), len(KINDS) if kind is None else KINDS.index(kind)])
     kind = kind if kind is not None else KINDS[rng.integers(len(KINDS))]
-    background = _sample_background(rng)
+    background = sample_background(rng)
     actors = _SAMPLERS[kind](rng, pool)
     duration = 1.0 / FRAMES_PER_SECOND if kind == "picture" else DURATION_SECONDS
     return Scene(kind, seed, split, background, actors, size, duration_seconds=duration)
@@ -168,7 +168,7 @@ def _resting(rng: np.random.Generator, drawing: Drawing, size: tuple[float, floa
     return Actor(drawing, float(x), float(y), float(rng.uniform(*size)))
 
 
-def _sample_background(rng: np.random.Generator) -> Background:
+def sample_background(rng: np.random.Generator) -> Background:
     """Muted colours, rather light than dark because the drawings have black outlines; alike for all kinds of scene."""
     family = _choose(rng, BACKGROUNDS)
     lightness = rng.uniform(0.5, 0.95)

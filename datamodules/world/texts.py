@@ -9,11 +9,11 @@ import numpy as np
 
 from datamodules.world.files import SceneFile, make_files
 from datamodules.world.plan import BESIDE_SEEDS, FIRST_SEEDS, PICTURE_SEEDS, VIDEO_KINDS, plan_scenes
-from datamodules.world.questions import SKILLS, captions, questions, readout
+from datamodules.world.questions import SKILLS, Question, captions, questions, readout
 from datamodules.world.sampling import sample_scene
 from datamodules.world.scene import SAMPLED_FRAMES, Scene
 from videoflamingo.errors import UsageError
-from videoflamingo.prompt import PromptTemplate
+from videoflamingo.prompt import PromptTemplate, draw_media_of_text
 from videoflamingo.training.texts import SPLITS, Draw, PlannedText, Split, Texts
 from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
@@ -48,6 +48,8 @@ class WorldTexts(Texts):
             for skills not named.
         mirrored_share: share of training texts whose scene is shown with left and right swapped. From files the frames
             are; from the feature cache the columns of its grid, which is not quite the same (see `MediumRequest`).
+        p_next: share of training texts that stand before their video or picture and belong to it (v1 3.2.1's
+            `p_next`, which is 0.5 there for pages of pictures and text).
         picture_captions, video_captions: share of captions among the texts; the others are questions.
         size: pixels of the square frame's side.
         num_workers: processes that make files; 0 makes them in this one.
@@ -68,6 +70,7 @@ class WorldTexts(Texts):
         emphasis: dict[str, float] | None = None,
         skill_emphasis: dict[str, float] | None = None,
         mirrored_share: float = 0.0,
+        p_next: float = 0.0,
         picture_captions: float = 0.8,
         video_captions: float = 0.5,
         size: int = 192,
@@ -77,6 +80,7 @@ class WorldTexts(Texts):
             ("validation_share", validation_share),
             ("picture_share", picture_share),
             ("mirrored_share", mirrored_share),
+            ("p_next", p_next),
             ("picture_captions", picture_captions),
             ("video_captions", video_captions),
         ):
@@ -114,7 +118,7 @@ class WorldTexts(Texts):
         self.picture_batch_size = picture_batch_size
         self.shares = {"picture": picture_share, "video": 1.0 - picture_share}
         self.emphasis, self.skill_emphasis = emphasis or {}, skill_emphasis or {}
-        self.mirrored_share = mirrored_share
+        self.mirrored_share, self.p_next = mirrored_share, p_next
         self.caption_shares = {"picture": picture_captions, "video": video_captions}
         self.frame_size = size
         self.num_workers = num_workers
@@ -142,8 +146,21 @@ class WorldTexts(Texts):
         return self._scenes[split]
 
     def plan(self, split: Split, index: int, draw: Draw) -> PlannedText:
-        scene = self.scenes(split)[index]
         rng = draw.generator(TEXT_DRAW)
+        scene, request = self.seen(split, index, rng)
+        if rng.random() < self.caption_shares[group_of(scene)]:
+            segments = PromptTemplate().ask(None, str(rng.choice(captions(scene))))
+        else:
+            question = self.asked(scene, rng)
+            segments = PromptTemplate().ask(question.question, question.answer)
+        media_of_text = draw_media_of_text(self.p_next, *draw) if split == "train" else "previous"
+        if media_of_text == "next":
+            segments = [*segments[1:], *segments[:1]]
+        return PlannedText(segments, [request], (readout(scene),), media_of_text, place=request.name)
+
+    def seen(self, split: Split, index: int, rng: np.random.Generator) -> tuple[Scene, MediumRequest]:
+        """Scene `index` as it is shown this time: perhaps backwards and, in training, mirrored."""
+        scene = self.scenes(split)[index]
         backwards = rng.random() < REVERSED_SHARE and scene.kind != "picture"
         mirrored = rng.random() < (self.mirrored_share if split == "train" else 0.0)
         request = self._request(split, scene, backwards, mirrored)
@@ -151,14 +168,13 @@ class WorldTexts(Texts):
             scene = scene.reversed_in_time()
         if mirrored:
             scene = scene.mirrored()
-        if rng.random() < self.caption_shares[group_of(scene)]:
-            segments = PromptTemplate().ask(None, str(rng.choice(captions(scene))))
-        else:
-            asked = questions(scene, rng)
-            chances = np.array([self.skill_emphasis.get(one.skill, 1.0) for one in asked])
-            question = asked[rng.choice(len(asked), p=chances / chances.sum())]
-            segments = PromptTemplate().ask(question.question, question.answer)
-        return PlannedText(segments, [request], readout(scene), place=request.name)
+        return scene, request
+
+    def asked(self, scene: Scene, rng: np.random.Generator) -> Question:
+        """A question about a scene."""
+        asked = questions(scene, rng)
+        chances = np.array([self.skill_emphasis.get(one.skill, 1.0) for one in asked])
+        return asked[rng.choice(len(asked), p=chances / chances.sum())]
 
     def choose(self, step: int, batch_size: int, seed: int) -> list[tuple[int, Draw]]:
         """Texts of one group, so there may be `picture_batch_size` of them; each scene once, where there are enough."""

@@ -1,11 +1,14 @@
 """Every backend against a slow twin in float64, forward and gradients."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.reference import attention as reference
-from tests.tiny import draw_weights
+from tests.tiny import TINY_CONFIG, draw_weights, tiny_language_model
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import (
     AttendTo,
@@ -17,6 +20,7 @@ from videoflamingo.models.attention import (
     media_runs,
 )
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock
+from videoflamingo.models.flamingo import Flamingo
 
 NUM_MEDIA, LATENTS, HEADS, DIM_HEAD = 3, 5, 2, 4
 LAYOUTS = {
@@ -123,6 +127,16 @@ OPTIONS = [
 @pytest.mark.parametrize("changes", OPTIONS, ids=str)
 def test_a_gated_block_with_each_option_equals_the_slow_twin(changes: dict) -> None:
     check_gated_block([[0, 1, 1, 2]], CrossAttentionConfig(num_heads=HEADS, dim_head=DIM_HEAD, **changes))
+
+
+def test_the_first_blocks_gates_may_start_elsewhere() -> None:
+    config = replace(
+        TINY_CONFIG, cross_attention=replace(TINY_CONFIG.cross_attention, first=0, gate_init=0.3, first_gate_init=0.03)
+    )
+    blocks: Any = Flamingo(config, tiny_language_model(100)).blocks
+    starts = [(float(block.attention_gate), float(block.feed_forward_gate)) for block in blocks]
+    assert starts == [pytest.approx((value, value)) for value in (0.03, *[0.3] * (len(blocks) - 1))]
+    assert len(blocks) > 1
 
 
 def test_a_block_without_gating_has_no_gates() -> None:

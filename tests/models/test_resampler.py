@@ -60,6 +60,23 @@ def test_the_resamplers_options_equal_the_slow_twin(changes: dict, feature_width
     check(replace(CONFIG, **changes), feature_width, num_frames=3)
 
 
+@pytest.mark.parametrize("feature_width", [FEATURE_WIDTH, CONFIG.width])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "tolerance"),
+    [(torch.float32, False, 1e-5), (torch.bfloat16, False, 0.05), (torch.float32, True, 0.05)],
+)
+def test_standardising_by_way_of_the_weights_is_standardising(
+    feature_width: int, dtype: torch.dtype, autocast: bool, tolerance: float
+) -> None:
+    resampler = made(CONFIG, feature_width)
+    raw = (random_features(3, feature_width) * 3 + 1).half()
+    scale, shift = torch.linspace(0.2, 0.5, feature_width), torch.linspace(-0.5, 0.1, feature_width)
+    expected = resampler(raw.float() * scale + shift)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = resampler.to(dtype)(raw, standardisation=(scale, shift))
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance * 3)
+
+
 def check(config: ResamplerConfig, feature_width: int, num_frames: int) -> None:
     resampler = made(config, feature_width)
     features = random_features(num_frames, feature_width).requires_grad_()

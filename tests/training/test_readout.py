@@ -71,11 +71,11 @@ def test_without_texts_of_its_own_a_medium_says_the_first_answer(
     module, batch = make_module(objective="readout"), make_batch(0, 3)
     answers = [next(one.text for one in prompt if isinstance(one, Text) and one.is_answer) for prompt in batch.prompts]
     named = replace(
-        batch, texts=[replace(text, readout=(said,)) for text, said in zip(batch.texts, answers, strict=True)]
+        batch, texts=[replace(text, readouts=((said,),)) for text, said in zip(batch.texts, answers, strict=True)]
     )
     assert torch.equal(module.loss_sum(batch)[0], module.loss_sum(named)[0])
     other = replace(
-        batch, texts=[replace(text, readout=("", said)) for text, said in zip(batch.texts, answers, strict=True)]
+        batch, texts=[replace(text, readouts=(("", said),)) for text, said in zip(batch.texts, answers, strict=True)]
     )
     assert not torch.equal(module.loss_sum(batch)[0], module.loss_sum(other)[0])
 

@@ -22,12 +22,27 @@ def test_features_are_mirrored_by_their_grids_columns() -> None:
     assert np.array_equal(changed.reshape(2, 3, 3, 2)[:, :, 1], grid[:, :, 1])
 
 
+@pytest.mark.parametrize("frames", [FRAMES, FEATURES])
+def test_an_order_chooses_frames_as_often_as_it_names_them(frames: np.ndarray) -> None:
+    changed = MediumRequest("a.mp4", order=(1, 1, 0)).changed(frames)
+    assert np.array_equal(changed, frames[[1, 1, 0]])
+    request = MediumRequest("a.mp4", order=(1, 1, 0), backwards=True)
+    assert np.array_equal(request.changed(frames), frames[[0, 1, 1]])
+    assert request.times(np.array([0.5, 1.5])).tolist() == [0.5, 1.5, 1.5]
+
+
+@pytest.mark.parametrize("order", [(), (2,), (0, -1)])
+def test_an_order_of_frames_that_are_not_there_is_refused(order: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"a\.mp4: order \[.*\] must name one frame or more, from 0 to 1"):
+        MediumRequest("a.mp4", order=order).changed(FRAMES)
+
+
 def test_nothing_asked_for_changes_nothing() -> None:
     assert MediumRequest("a.mp4").changed(FRAMES) is FRAMES
 
 
 def test_what_a_cache_keeps_is_without_changes() -> None:
-    request = MediumRequest("a.mp4", mirrored=True, backwards=True, colour_seed=3)
+    request = MediumRequest("a.mp4", order=(1,), mirrored=True, backwards=True, colour_seed=3)
     assert request.unchanged() == MediumRequest("a.mp4")
 
 

@@ -102,7 +102,7 @@ def shown(key: MediumKey, clip: Clip) -> Clip:
         clip: as its request's file has it.
     """
     frames = key.request.changed(clip.frames)
-    times = clip.pts_seconds[::-1] if key.request.backwards else clip.pts_seconds
+    times = key.request.times(clip.pts_seconds)
     if key.shuffled_by is not None:
         order = shuffled_order(times, key.shuffled_by)
         frames, times = frames[order], times[order]

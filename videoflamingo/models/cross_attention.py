@@ -24,6 +24,9 @@ class CrossAttentionConfig:
         activation: `squared_relu` in the paper, `gelu` in OpenFlamingo.
         gating: `tanh`, or `none`: the paper's ablation without gates (v2 table 3 iii: 4.2 points worse, and unstable).
         gate_init: initial value of both gates' parameters; 0 in the paper, so that training starts at the bare LM.
+        first_gate_init: the same of the first block, where it differs; None = as the others. Before a language model's
+            first layer are bare embeddings, which are much shorter than what later layers see
+            (docs/decisions/0020).
         norm_media: layer norm on the visual tokens, shared by keys and values (v1 3.1.2); OpenFlamingo has none.
         attend_to: a token sees its `own` medium only (v2 2.3), or `all_previous` ones up to it (the paper's ablation).
         backend: attention kernel, see `videoflamingo.models.attention.choose_backend`.
@@ -37,6 +40,7 @@ class CrossAttentionConfig:
     activation: Activation = "squared_relu"
     gating: Literal["tanh", "none"] = "tanh"
     gate_init: float = 0.0
+    first_gate_init: float | None = None
     norm_media: bool = True
     attend_to: AttendTo = "own"
     backend: Backend = "auto"

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import torch
@@ -202,10 +202,11 @@ class Flamingo(nn.Module):
                 f"cross_attention.first is {cross.first}, but the language model has {len(layers)} layers; "
                 "at least one gated block must sit before a layer"
             )
+        first = cross if cross.first_gate_init is None else replace(cross, gate_init=cross.first_gate_init)
         self.blocks = nn.ModuleList(
             [
-                GatedCrossAttentionBlock(embedding.embedding_dim, config.resampler.width, cross)
-                for _ in self.block_layers
+                GatedCrossAttentionBlock(embedding.embedding_dim, config.resampler.width, own)
+                for own in (first, *[cross] * (len(self.block_layers) - 1))
             ]
         )
         for index, layer in enumerate(layers):
@@ -316,8 +317,8 @@ class Flamingo(nn.Module):
                 continue
             rows = (counts == count).nonzero().squeeze(1).to(features.device)
             frames = index[rows.cpu(), :count].to(features.device)  # [K, T]
-            standardised = self.vision.standardise(features[frames])  # [K, T, P, feature width]
-            resampled = self.resampler(standardised, self.activation_checkpointing)  # [K, N, D]
+            shown = features[frames]  # [K, T, P, feature width]
+            resampled = self.resampler(shown, self.activation_checkpointing, self.vision.standardisation)  # [K, N, D]
             tokens = tokens.to(resampled.dtype).index_copy(0, rows, resampled)
         return tokens.unflatten(0, (batch, num_media))  # [B, M, N, D]
 

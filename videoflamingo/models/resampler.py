@@ -150,16 +150,22 @@ class PerceiverResampler(nn.Module):
         self.layers = nn.ModuleList([ResamplerLayer(config) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, features: Tensor, activation_checkpointing: bool = False) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        activation_checkpointing: bool = False,
+        standardisation: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """`[K, T, P, feature_width]` -> visual tokens `[K, N, D]`.
 
         Args:
             activation_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+            standardisation: scale and shift of each channel of raw features, see `VisionTower.standardisation`.
 
         Raises:
             ModelError: if there are position embeddings and P is not what they were made for.
         """
-        x = self.project(features.to(self.latents.dtype))  # [K, T, P, D]
+        x = self._projected(features, standardisation)  # [K, T, P, D]
         if self.differences is not None:
             difference = x[:, 1:] - x[:, :-1]  # [K, T-1, P, D]
             seen = self.differences(difference)
@@ -180,3 +186,23 @@ class PerceiverResampler(nn.Module):
         for layer in self.layers:
             latents = checkpoint(layer, latents, x, use_reentrant=False) if recompute else layer(latents, x)
         return self.norm(latents)
+
+    def _projected(self, features: Tensor, standardisation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Features at the resampler's width.
+
+        Standardised by way of the projection's weights, not of the features: on a CPU each pass over the features of a
+        video costs as much as the projection itself.
+        """
+        if not torch.is_autocast_enabled(features.device.type):
+            features = features.to(self.latents.dtype)
+        if standardisation is None:
+            return self.project(features)
+        scale, shift = standardisation
+        if not isinstance(self.project, nn.Linear):
+            return (features.float() * scale + shift).to(self.latents.dtype)
+        dtype = self.project.weight.dtype
+        exact = torch.promote_types(dtype, torch.float32)
+        weight, bias = self.project.weight.to(exact), self.project.bias.to(exact)
+        with torch.autocast(features.device.type, enabled=False):
+            folded, added = weight * scale, torch.addmv(bias, weight, shift.to(exact))
+        return F.linear(features, folded.to(dtype), added.to(dtype))

@@ -154,11 +154,13 @@ class VisionTower(nn.Module):
         chunks = pixels.to(dtype).split(chunk_size)
         return torch.cat([_features(self.backbone, chunk) for chunk in chunks])
 
-    def standardise(self, features: Tensor) -> Tensor:
-        """Raw features `[..., D]` with the stored mean and deviation of each channel taken out, if so configured."""
+    @property
+    def standardisation(self) -> tuple[Tensor, Tensor] | None:
+        """Scale and shift `[D]` that take mean and deviation out of raw features: `features * scale + shift`."""
         if not self.config.standardise:
-            return features
-        return ((features.float() - self.feature_mean.float()) / self.feature_std.float()).to(features.dtype)
+            return None
+        scale = 1.0 / self.feature_std.float()
+        return scale, -self.feature_mean.float() * scale
 
     def fit_standardisation(self, features: Tensor) -> None:
         """Store mean and deviation of raw features `[..., D]`; deviations are kept above a thousandth of their mean."""

@@ -31,12 +31,13 @@ class EncodedBatch:
     """A batch with its prompts in tokens, right-padded; a batch of no text has one row without labels.
 
     Args:
-        readouts: for each text what its first medium's visual tokens must say, as token ids; empty if nothing.
+        readouts: for each text, for each of its media from the first, what the visual tokens must say, as token ids;
+            empty if nothing.
     """
 
     batch: Batch
     prompts: PaddedPrompts
-    readouts: list[list[list[int]]]
+    readouts: list[list[list[list[int]]]]
 
     @property
     def num_labels(self) -> int:
@@ -50,7 +51,7 @@ class EncodedBatch:
 
     def num_said(self, num_visual_tokens: int) -> int:
         """Words the warm-up's loss is over."""
-        return sum(num_said(texts, num_visual_tokens) for texts in self.readouts)
+        return sum(num_said(texts, num_visual_tokens) for of_media in self.readouts for texts in of_media)
 
 
 def encode_batch(
@@ -71,8 +72,8 @@ def encode_batch(
         padded.labels.fill(IGNORED_LABEL)
     readouts = []
     if readout:
-        texts = [text.readout or (first_answer(text.segments),) for text in batch.texts]
-        readouts = [[model.tokenize(one) for one in own] for own in texts]
+        said = [text.readouts or ((first_answer(text.segments),),) for text in batch.texts]
+        readouts = [[[model.tokenize(one) for one in own] for own in of_media] for of_media in said]
     return EncodedBatch(batch, padded, readouts)
 
 
@@ -126,7 +127,10 @@ def said_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> 
             "the warm-up (objective: readout, or readout_weight) needs a medium in every text; use texts that have "
             "one, or objective: text with readout_weight: 0"
         )
-    return readout_loss(tokens[:, 0], encoded.readouts, blocks, embedding)[0]
+    media = [(row, number) for row, of_media in enumerate(encoded.readouts) for number in range(len(of_media))]
+    rows, numbers = zip(*media, strict=True)
+    parts = [texts for of_media in encoded.readouts for texts in of_media]
+    return readout_loss(tokens[list(rows), list(numbers)], parts, blocks, embedding)[0]
 
 
 def answer_place(segments: Sequence[Segment]) -> int | None:

@@ -83,8 +83,8 @@ def read_medium(request: MediumRequest) -> Clip:
         rng = None if request.seed is None else np.random.default_rng(request.seed)
         with open_video(request.opened(), request.reading) as video:
             clip = read_clip(video, request.sampling, rng, tolerance_seconds=request.reading.tolerance_seconds)
-    times = clip.pts_seconds[::-1] if request.backwards else clip.pts_seconds
-    return Clip(np.ascontiguousarray(request.changed(clip.frames)), times.copy(), clip.source, clip.reader)
+    times = request.times(clip.pts_seconds).copy()
+    return Clip(np.ascontiguousarray(request.changed(clip.frames)), times, clip.source, clip.reader)
 
 
 def _frames_in(batch: Batch, row: int, column: int) -> np.ndarray | None:

@@ -41,18 +41,18 @@ class PlannedText:
     Args:
         segments: the prompt with its answers.
         media: for each place of a medium, in order.
-        readout: what the first medium's visual tokens must say in the warm-up (see `videoflamingo.training.readout`):
-            each text by an equal part of them, in order. Empty = the first answer, by all of them.
+        readouts: what each medium's visual tokens must say in the warm-up (see `videoflamingo.training.readout`): each
+            text by an equal part of them, in order. Empty = the first answer, by all of the first medium's.
         media_of_text: whether text belongs to the medium before it or after it.
         place: `FILE:LINE` or the like, for messages.
 
     Raises:
-        ValueError: if there are not as many media as places for them.
+        ValueError: if there are not as many media, or not as many of what they must say, as places for them.
     """
 
     segments: list[Segment]
     media: list[MediumRequest]
-    readout: tuple[str, ...] = ()
+    readouts: tuple[tuple[str, ...], ...] = ()
     media_of_text: MediaOfText = "previous"
     place: str = ""
 
@@ -60,6 +60,8 @@ class PlannedText:
         places = sum(isinstance(segment, Medium) for segment in self.segments)
         if places != len(self.media):
             raise ValueError(f"{self.place}: the prompt has places for {places} media, but {len(self.media)} are given")
+        if self.readouts and len(self.readouts) != places:
+            raise ValueError(f"{self.place}: {len(self.readouts)} of {places} media are told what to say; tell all")
 
 
 class Texts(ABC):

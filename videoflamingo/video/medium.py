@@ -56,6 +56,8 @@ class MediumRequest:
         sampling: which frames; its range is the part of the video that is meant.
         reading: how they are read.
         seed: for random sampling.
+        order: which of the frames are shown, in which order, each as often as it is named; None = all, once each. A
+            file of stills becomes as many clips as there are orders, from one entry of a feature cache.
         backwards: the frames in the opposite order.
         mirrored: left and right swapped.
         colour_seed: change brightness, contrast and saturation as drawn from this seed; None leaves them.
@@ -65,6 +67,7 @@ class MediumRequest:
     sampling: Sampling = field(default_factory=Sampling)
     reading: ReadOptions = field(default_factory=ReadOptions)
     seed: int | None = None
+    order: tuple[int, ...] | None = None
     backwards: bool = False
     mirrored: bool = False
     colour_seed: int | None = None
@@ -76,7 +79,7 @@ class MediumRequest:
 
     def unchanged(self) -> "MediumRequest":
         """The same frames as they lie in the file: what a cache of features keeps."""
-        return replace(self, backwards=False, mirrored=False, colour_seed=None)
+        return replace(self, order=None, backwards=False, mirrored=False, colour_seed=None)
 
     def opened(self) -> str | SourceFile:
         """What a reader takes.
@@ -93,10 +96,9 @@ class MediumRequest:
         gives for the mirrored frame: within a patch, left stays left.
 
         Raises:
-            UsageError: if colours of features are to be changed.
+            UsageError: if colours of features are to be changed, or `order` names a frame that there is not.
         """
-        if self.backwards:
-            frames = frames[::-1]
+        frames = self._in_order(frames)
         if self.mirrored:
             frames = frames[..., ::-1] if frames.ndim == 4 else _mirrored_grid(frames)
         if self.colour_seed is not None:
@@ -107,6 +109,22 @@ class MediumRequest:
                 )
             frames = changed_colours(frames, self.colour_seed)
         return frames
+
+    def times(self, pts_seconds: np.ndarray) -> np.ndarray:
+        """Times `[T]` of the frames as they lie in the file -> of those that `changed` shows, each its own.
+
+        Raises:
+            UsageError: as `changed`.
+        """
+        return self._in_order(pts_seconds)
+
+    def _in_order(self, of_frames: np.ndarray) -> np.ndarray:
+        if self.order is not None:
+            if not self.order or not all(0 <= index < len(of_frames) for index in self.order):
+                last = len(of_frames) - 1
+                raise UsageError(f"{self.name}: order {list(self.order)} must name one frame or more, from 0 to {last}")
+            of_frames = of_frames[list(self.order)]
+        return of_frames[::-1] if self.backwards else of_frames
 
 
 def _mirrored_grid(features: np.ndarray) -> np.ndarray:

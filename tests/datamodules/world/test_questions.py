@@ -8,7 +8,7 @@ import pytest
 from datamodules.world import KINDS, SKILLS, captions, drawings, questions, sample_scene
 from datamodules.world.questions import readout
 from datamodules.world.sampling import drawings_of
-from datamodules.world.scene import DIRECTIONS
+from datamodules.world.scene import SAMPLED_FRAMES
 
 SCENES_PER_KIND = 1500
 
@@ -243,39 +243,54 @@ def test_importing_the_world_imports_no_torch_and_no_renderer():
     assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def way(actor):
-    return f"{actor.direction} {actor.direction} {actor.direction} {actor.pace}"
-
-
-def test_a_readout_says_who_is_there_and_what_they_do():
+def test_a_readout_tells_of_every_sampled_time_what_changed_and_who() -> None:
     for seed in range(60):
         for kind in KINDS:
             scene = sample_scene(seed, kind)
-            said = [text.strip() for text in readout(scene)]
-            assert len(said) == 4
-            assert all(text.startswith(" ") for text in readout(scene) if text)
-            names = [actor.name for actor in scene.actors]
-            if kind == "sequence":
-                assert said == [*names, "", ""][:4]
-            elif kind == "pair":
-                first, second = scene.actors
-                if list(DIRECTIONS).index(first.direction) > list(DIRECTIONS).index(second.direction):
-                    first, second = second, first
-                ways = [way(actor) for actor in (first, second)]
-                assert said == [first.name, ways[0], second.name, ways[1]]
-            else:
-                does = "" if kind == "picture" else scene.main.event and scene.main.event.name
-                does = way(scene.main) if kind == "move" else does
-                other = "" if scene.bystander is None else scene.bystander.name
-                assert said == [scene.main.name, does, other, ""]
+            told = readout(scene)
+            assert len(told) == (1 if kind == "picture" else SAMPLED_FRAMES)
+            assert all(text.startswith(" ") for text in told)
+            for number, (text, time) in enumerate(zip(told, scene.sampled_times(len(told)), strict=True)):
+                word, _, name = text.strip().partition(" ")
+                if kind in ("picture", "sequence"):
+                    shown = [actor.name for actor in scene.actors if actor.pose_at(time) is not None]
+                    assert (word, [name]) == ("still", shown)
+                    continue
+                (actor,) = [actor for actor in scene.actors if actor.name == name]
+                if kind == "pair" or scene.bystander is not None:
+                    assert name == told[number % 2].strip().partition(" ")[2]
+                if actor.direction is not None:
+                    assert word == (actor.pace if number % 4 == 3 else actor.direction)
+                elif actor.event is None:
+                    assert word == "still"
 
 
-def test_a_readout_goes_with_the_way_the_video_runs():
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("jumps", {"up", "down"}),
+        ("spins", {"around", "back"}),
+        ("grows", {"larger"}),
+        ("shrinks", {"smaller"}),
+        ("blinks", {"gone", "here"}),
+    ],
+)
+def test_a_readout_of_an_event_says_what_changes_while_it_lasts(name: str, words: set[str]) -> None:
+    found = 0
+    for seed in range(200):
+        scene = sample_scene(seed, "event")
+        if scene.main.event.name != name:
+            continue
+        own = {text.split()[0] for text in readout(scene) if text.strip().endswith(f" {scene.main.name}")}
+        assert own - {"still"} <= words
+        assert own & words
+        found += 1
+    assert found > 10
+
+
+def test_a_readout_goes_with_the_way_the_video_runs() -> None:
     sequence, move = sample_scene(1, "sequence"), sample_scene(1, "move")
-    shown = [text for text in readout(sequence) if text]
-    assert [text for text in readout(sequence.reversed_in_time()) if text] == shown[::-1]
+    assert readout(sequence.reversed_in_time()) == readout(sequence)[::-1]
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
-    name, moves, *rest = readout(move)
-    for direction, other in opposite.items():
-        moves = moves.replace(direction, other.upper())
-    assert readout(move.reversed_in_time()) == (name, moves.lower(), *rest)
+    turned = [text.split() for text in readout(move.reversed_in_time())]
+    assert turned == [[opposite.get(word, word), *name] for word, *name in (text.split() for text in readout(move))]

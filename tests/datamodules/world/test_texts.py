@@ -278,10 +278,11 @@ def shrunk_recipe(folder: Path) -> dict[str, Any]:
     recipe["model"]["config"]["language_model"] = str(folder / "language")
     recipe["model"]["config"]["vision"] |= {"tower": "random:test_efficientnet", "image_size": 64}
     recipe["model"]["config"]["resampler"] |= {"width": 32, "num_heads": 2, "dim_head": 8}
-    member = recipe["data"]["members"]["world"]
-    member["batch_size"] = 2
-    few = {"num_videos": 2, "num_beside": 2, "num_pictures": 2, "picture_batch_size": 2, "size": 64, "num_workers": 0}
-    member["texts"]["init_args"] |= few
+    few = {"num_videos": 8, "num_beside": 2, "num_pictures": 2, "size": 64, "num_workers": 0}
+    for name, member in recipe["data"]["members"].items():
+        member["batch_size"] = 2
+        own = {"picture_batch_size": 2} if name == "world" else {"num_movers": 6, "num_casts": 10, "backgrounds": 1}
+        member["texts"]["init_args"] |= few | own
     recipe["data"] |= {"num_workers": 0, "steps_per_epoch": 2}
     recipe["trainer"] |= {"max_steps": 2, "enable_progress_bar": False}
     return recipe

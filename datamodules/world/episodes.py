@@ -1,0 +1,425 @@
+"""Episodes of the world: prompts of several videos or pictures whose earlier answers tell the later ones.
+
+What it takes to learn from a prompt is taught by texts in which that is the only way to know: names made up for this
+one text are given to drawings at rest (`bind`) or doing one thing or another (`actor`), or to what a drawing does over
+time (`motion`, `order`), or a way to answer is shown by examples and never said (`rule`). Classes come back again and
+again within a text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has
+told before. `ask` are examples of questions as a few-shot benchmark puts them, `name` single pictures with their true
+name.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+
+from datamodules.world.drawings import Drawing, with_article
+from datamodules.world.files import make_files
+from datamodules.world.motions import FAMILIES, Motion, sample_motions
+from datamodules.world.names import made_up_names
+from datamodules.world.questions import readout
+from datamodules.world.rules import sample_rule
+from datamodules.world.stages import (
+    CAST,
+    PLACEMENTS,
+    Stage,
+    casts,
+    frames_of_motion,
+    movers,
+    still_of_cast,
+    words_of_motion,
+)
+from datamodules.world.texts import WorldTexts
+from videoflamingo.errors import UsageError
+from videoflamingo.prompt import EndOfChunk, PromptTemplate, Segment, Text
+from videoflamingo.training.texts import SPLITS, Draw, PlannedText, Split, Texts
+from videoflamingo.video.medium import MediumRequest
+
+T = TypeVar("T")
+EpisodeKind = Literal["name", "bind", "actor", "motion", "order", "rule", "ask"]
+# (classes, chunks) of an episode's shapes: every class once, then any of them.
+SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
+    "name": ((1, 1),),
+    "bind": ((2, 6), (3, 8), (5, 12), (8, 16), (12, 22), (20, 32)),
+    "actor": ((2, 5), (3, 8), (5, 12)),
+    "motion": ((2, 5), (2, 6), (3, 8), (4, 10), (5, 12)),
+    "order": ((2, 5), (3, 8), (5, 12)),
+    "rule": ((1, 6),),
+    "ask": ((1, 4),),
+}
+OF_PICTURES: tuple[EpisodeKind, ...] = ("name", "bind")
+RULE_KINDS = ("move", "event", "sequence", "picture")
+QUESTIONS: dict[EpisodeKind, tuple[str, ...]] = {
+    "name": ("What is this?", "What is in the picture?"),
+    "bind": ("What is this?", "What is this called?"),
+    "actor": ("What is moving?", "What is this called?"),
+    "motion": ("What does it do?", "What is this called?"),
+    "order": ("What happens?", "What is this called?"),
+}
+# Whether a kind's episodes may ask a question; those that ask nothing put `Output: name`.
+WITH_QUESTION: dict[EpisodeKind, tuple[bool, ...]] = {
+    **dict.fromkeys(SHAPES, (False, True)),
+    "rule": (False,),
+    "ask": (True,),
+}
+QUESTION_WEIGHT = 1 / 3  # of shapes with a question beside those without, where a kind has both
+OTHER_NAMES_SHARE = 0.15  # of `bind` episodes whose names are those of other drawings
+SAME_DRAWING_SHARE = 0.7  # of `motion` episodes, so that only time tells
+FAMILY_CHANCES = (0.5, 0.2, 0.1, 0.2)  # of a `motion` episode's classes: path, rhythm, turn, size
+EPISODE_DRAW, SHAPE_DRAW = 0x65706973, 0x73686170
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the episodes of one step have in common, so that they are about equally long.
+
+    Args:
+        with_question: whether they ask one, or put names after `Output:`.
+    """
+
+    kind: EpisodeKind
+    num_classes: int
+    num_chunks: int
+    with_question: bool
+
+    @property
+    def weight(self) -> float:
+        """How often it is chosen among its kind's."""
+        return QUESTION_WEIGHT if self.with_question and len(WITH_QUESTION[self.kind]) > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One medium of an episode with its text.
+
+    Args:
+        question: None = a caption.
+        counts: whether the loss is on its answer.
+        said: what its visual tokens are to say, see `PlannedText.readouts`.
+    """
+
+    request: MediumRequest
+    question: str | None
+    answer: str
+    counts: bool
+    said: tuple[str, ...]
+
+
+class EpisodeTexts(Texts):
+    """Episodes drawn anew each time, about stages and about the videos and pictures of `WorldTexts`.
+
+    A training step's texts are of one kind and shape, so that they are equally long.
+
+    Args:
+        folder: where the files lie, 80 kB a mover's stage and 20 kB a cast's; as of `WorldTexts`.
+        num_movers: drawings that are shown doing things, each on `backgrounds` backgrounds.
+        num_casts: groups of four drawings, each on `backgrounds` backgrounds; 352 hold every drawing twice.
+        backgrounds: how many.
+        num_videos, num_pictures, num_beside, mirrored_share: of `WorldTexts`, for rules and questions; each of them is
+            made once for both.
+        pictures_per_step, videos_per_step: media of a step, the bound on its texts.
+        shares: how often a step is of a kind; kinds not named never are.
+        skill_emphasis: of `WorldTexts`.
+        num_validation: episodes to validate on, of drawings and motions that are held out.
+        size: pixels of the square frame's side.
+        num_workers: processes that make files; 0 makes them in this one.
+
+    Raises:
+        UsageError: if an option is out of range.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        num_movers: int = 160,
+        num_casts: int = 352,
+        backgrounds: int = 4,
+        num_videos: int = 4000,
+        num_pictures: int = 8000,
+        num_beside: int = 0,
+        mirrored_share: float = 0.0,
+        pictures_per_step: int = 200,
+        videos_per_step: int = 64,
+        shares: dict[EpisodeKind, float] | None = None,
+        skill_emphasis: dict[str, float] | None = None,
+        num_validation: int = 0,
+        size: int = 192,
+        num_workers: int = 2,
+    ) -> None:
+        for option, number, least, most in (
+            ("num_movers", num_movers, 1, len(movers("train"))),
+            ("num_casts", num_casts, 1, len(casts("train"))),
+            ("backgrounds", backgrounds, 1, 1000),
+            ("pictures_per_step", pictures_per_step, 32, 100_000),
+            ("videos_per_step", videos_per_step, 12, 100_000),
+            ("num_validation", num_validation, 0, 100_000),
+        ):
+            if not least <= number <= most:
+                raise UsageError(f"episodes: {option} is {number}; give {least:,} to {most:,}")
+        self.shares: dict[EpisodeKind, float] = shares or dict.fromkeys(get_args(EpisodeKind), 1.0)
+        wrong = {kind: share for kind, share in self.shares.items() if kind not in SHAPES or share < 0}
+        if wrong or not any(self.shares.values()):
+            raise UsageError(f"episodes: shares {wrong or self.shares}; give {', '.join(SHAPES)} numbers, some above 0")
+        self.folder = Path(folder).expanduser()
+        self.num_movers, self.num_casts, self.backgrounds = num_movers, num_casts, backgrounds
+        self.pictures_per_step, self.videos_per_step = pictures_per_step, videos_per_step
+        self.num_validation, self.frame_size, self.num_workers = num_validation, size, num_workers
+        self.world = WorldTexts(
+            folder,
+            num_videos,
+            num_pictures,
+            num_beside,
+            validation_share=0.0,
+            mirrored_share=mirrored_share,
+            skill_emphasis=skill_emphasis,
+            size=size,
+            num_workers=num_workers,
+        )
+        self.shapes = [
+            Shape(kind, num_classes, num_chunks, with_question)
+            for kind in SHAPES
+            for num_classes, num_chunks in SHAPES[kind]
+            for with_question in WITH_QUESTION[kind]
+        ]
+
+    def __str__(self) -> str:
+        return (
+            f"episodes in {self.folder}, about {self.num_movers:,} drawings that do something and {self.num_casts:,} "
+            f"casts of four, each on {self.backgrounds} backgrounds, and {self.world}"
+        )
+
+    def prepare(self) -> None:
+        """Make the files that are missing."""
+        stages = [stage for split in SPLITS for stage in self.stages(split)]
+        make_files(stages, self.folder, num_workers=self.num_workers)
+        self.world.prepare()
+
+    def size(self, split: Split) -> int:
+        """One for each shape to train on, for each of them is drawn anew."""
+        return {"train": len(self.shapes), "validate": self.num_validation, "test": 0}[split]
+
+    def stages(self, split: Split) -> Iterator[Stage]:
+        """All files of stills; those of held-out drawings for validation."""
+        if split == "test" or (split == "validate" and not self.num_validation):
+            return
+        drawn = "train" if split == "train" else "held_out"
+        for background in range(self.backgrounds):
+            for group in range(self._num_casts(split)):
+                yield Stage("cast", drawn, group, background, self.frame_size)
+        for background in range(self.backgrounds):
+            for group in range(self._num_movers(split)):
+                yield Stage("mover", drawn, group, background, self.frame_size)
+
+    def media(self, split: Split) -> Iterator[MediumRequest]:
+        for stage in self.stages(split):
+            yield stage.request(self.folder)
+        yield from self.world.media(split)
+
+    def choose(self, step: int, batch_size: int, seed: int) -> list[tuple[int, Draw]]:
+        """Texts of one shape, at most `batch_size`, and fewer where they have many media."""
+        rng = np.random.default_rng([SHAPE_DRAW, seed, step])
+        kinds = list(self.shares)
+        chances = np.array([self.shares[kind] for kind in kinds])
+        kind = kinds[rng.choice(len(kinds), p=chances / chances.sum())]
+        own = [index for index, shape in enumerate(self.shapes) if shape.kind == kind]
+        weights = np.array([self.shapes[index].weight for index in own])
+        index = own[rng.choice(len(own), p=weights / weights.sum())]
+        media = self.pictures_per_step if kind in OF_PICTURES else self.videos_per_step
+        count = min(batch_size, max(1, media // self.shapes[index].num_chunks))
+        return [(index, Draw(seed, 0, step * batch_size + place)) for place in range(count)]
+
+    def plan(self, split: Split, index: int, draw: Draw) -> PlannedText:
+        shape = self.shapes[index % len(self.shapes)]
+        rng = draw.generator(EPISODE_DRAW)
+        makers = {
+            "name": self._named,
+            "bind": self._bound,
+            "actor": self._acting,
+            "motion": self._moving,
+            "order": self._ordered,
+            "rule": self._ruled,
+            "ask": self._asked,
+        }
+        chunks = makers[shape.kind](split, shape, rng)
+        segments = [segment for chunk in chunks for segment in _segments(chunk)]
+        said = tuple(chunk.said for chunk in chunks)
+        return PlannedText(segments, [chunk.request for chunk in chunks], said, place=f"{shape.kind} episode")
+
+    def _named(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        cast = int(rng.integers(self._num_casts(split)))
+        which = int(rng.integers(CAST))
+        request, drawing = self._still(split, cast, which, rng)
+        question = _one_of(QUESTIONS["name"], rng) if shape.with_question else None
+        answer = with_article(drawing.name) if question is None else drawing.name
+        return [Chunk(request, question, answer, True, _said_of_still(drawing))]
+
+    def _bound(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        places = self._places(split)
+        drawings = list(places)
+        chosen = [drawings[index] for index in rng.choice(len(drawings), shape.num_classes, replace=False)]
+        if rng.random() < OTHER_NAMES_SHARE:
+            names = [drawings[index].name for index in rng.choice(len(drawings), shape.num_classes, replace=False)]
+        else:
+            names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            drawing = chosen[of_class]
+            cast, which = places[drawing][rng.integers(len(places[drawing]))]
+            request, _ = self._still(split, cast, which, rng)
+            chunks.append(Chunk(request, question, put(names[of_class]), counts, _said_of_still(drawing)))
+        return chunks
+
+    def _acting(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        groups = rng.choice(self._num_movers(split), shape.num_classes, replace=False)
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            group, background = int(groups[of_class]), int(rng.integers(self.backgrounds))
+            stage = Stage("mover", self._drawn(split), group, background, self.frame_size)
+            (motion,) = sample_motions(1, _one_of(FAMILIES[:-1], rng), rng, held_out=split != "train")
+            chunks.append(self._clip(stage, motion, question, put(names[of_class]), counts, rng))
+        return chunks
+
+    def _moving(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        family = _one_of(FAMILIES[:-1], rng, FAMILY_CHANCES)
+        classes = sample_motions(shape.num_classes, family, rng, held_out=split != "train")
+        num_groups = self._num_movers(split)
+        same = int(rng.integers(num_groups)) if rng.random() < SAME_DRAWING_SHARE else None
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            group = int(rng.integers(num_groups)) if same is None else same
+            stage = Stage("mover", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
+            chunks.append(self._clip(stage, classes[of_class], question, put(names[of_class]), counts, rng))
+        return chunks
+
+    def _ordered(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        classes = sample_motions(shape.num_classes, "order", rng, held_out=split != "train")
+        group = int(rng.integers(self._num_casts(split)))
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            stage = Stage("cast", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
+            chunks.append(self._clip(stage, classes[of_class], question, put(names[of_class]), counts, rng))
+        return chunks
+
+    def _ruled(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        """Of one rule that was drawn, those of scenes it says something of; the first does not count."""
+        kind = _one_of([kind for kind in RULE_KINDS if len(self._scenes_of(kind))], rng)
+        rule = sample_rule(rng, kind)
+        chunks: list[Chunk] = []
+        while len(chunks) < shape.num_chunks:
+            index = self._scenes_of(kind)[rng.integers(len(self._scenes_of(kind)))]
+            scene, request = self.world.seen("train", int(index), rng)
+            answer = rule.answer(scene)
+            if answer is not None:
+                chunks.append(Chunk(request, None, answer, bool(chunks), readout(scene)))
+        return chunks
+
+    def _asked(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        chunks = []
+        for index in rng.choice(self.world.size("train"), shape.num_chunks, replace=False):
+            scene, request = self.world.seen("train", int(index), rng)
+            asked = self.world.asked(scene, rng)
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
+        return chunks
+
+    def _clip(
+        self, stage: Stage, motion: Motion, question: str | None, answer: str, counts: bool, rng: np.random.Generator
+    ) -> Chunk:
+        frames = frames_of_motion(motion, rng)
+        said = tuple(words_of_motion(motion, stage.drawings, frames))
+        return Chunk(stage.request(self.folder, frames), question, answer, counts, said)
+
+    def _still(self, split: Split, cast: int, which: int, rng: np.random.Generator) -> tuple[MediumRequest, Drawing]:
+        stage = Stage("cast", self._drawn(split), cast, int(rng.integers(self.backgrounds)), self.frame_size)
+        frame = still_of_cast(which, int(rng.integers(PLACEMENTS)))
+        return stage.request(self.folder, (frame,)), stage.drawings[which]
+
+    def _drawn(self, split: Split) -> str:
+        return "train" if split == "train" else "held_out"
+
+    def _num_movers(self, split: Split) -> int:
+        """For validation a fifth as many."""
+        return self.num_movers if split == "train" else min(math.ceil(self.num_movers / 5), len(movers("held_out")))
+
+    def _num_casts(self, split: Split) -> int:
+        return min(self.num_casts, len(casts(self._drawn(split))))
+
+    def _places(self, split: Split) -> dict[Drawing, list[tuple[int, int]]]:
+        return self._places_of[self._drawn(split)]
+
+    @cached_property
+    def _places_of(self) -> dict[str, dict[Drawing, list[tuple[int, int]]]]:
+        """In which casts, and as which of them, each drawing is."""
+        found: dict[str, dict[Drawing, list[tuple[int, int]]]] = {}
+        for drawn in ("train", "held_out"):
+            places = found.setdefault(drawn, {})
+            for cast, drawings in enumerate(casts(drawn)[: self.num_casts]):
+                for which, drawing in enumerate(drawings):
+                    places.setdefault(drawing, []).append((cast, which))
+        return found
+
+    def _scenes_of(self, kind: str) -> np.ndarray:
+        return self._scenes_by_kind.get(kind, np.array([], np.int64))
+
+    @cached_property
+    def _scenes_by_kind(self) -> dict[str, np.ndarray]:
+        kinds = np.array([scene.kind for scene in self.world.scenes("train")])
+        return {kind: np.flatnonzero(kinds == kind) for kind in set(kinds.tolist())}
+
+
+def _asking(shape: "Shape", rng: np.random.Generator) -> tuple[str | None, "_Put"]:
+    """What all chunks of an episode ask, and how they put what is right."""
+    question = _one_of(QUESTIONS[shape.kind], rng) if shape.with_question else None
+    return question, _Put(_one_of(("{}", "a {}", "this is {}"), rng, (0.8, 0.1, 0.1)))
+
+
+@dataclass(frozen=True)
+class _Put:
+    """How an episode puts its names."""
+
+    template: str
+
+    def __call__(self, name: str) -> str:
+        return self.template.format(name)
+
+
+def bursty(num_classes: int, num_chunks: int, rng: np.random.Generator) -> list[tuple[int, bool]]:
+    """The class of each chunk, and whether it was there before: every class once, in any order, then any of them.
+
+    Example:
+        >>> bursty(2, 4, np.random.default_rng(0))
+        [(0, False), (1, False), (1, True), (1, True)]
+    """
+    first = [(int(of_class), False) for of_class in rng.permutation(num_classes)]
+    return [*first, *((int(of_class), True) for of_class in rng.integers(num_classes, size=num_chunks - num_classes))]
+
+
+def _segments(chunk: Chunk) -> list[Segment]:
+    segments = PromptTemplate().ask(chunk.question, chunk.answer)
+    if chunk.counts:
+        return segments
+    return [_uncounted(segment) for segment in segments]
+
+
+def _uncounted(segment: Segment) -> Segment:
+    if isinstance(segment, Text):
+        return Text(segment.text)
+    return EndOfChunk(is_answer=False) if isinstance(segment, EndOfChunk) else segment
+
+
+def _said_of_still(drawing: Drawing) -> tuple[str, ...]:
+    return (f" still {drawing.name}",)
+
+
+def _one_of(options: Sequence[T], rng: np.random.Generator, chances: tuple[float, ...] | None = None) -> T:
+    return options[rng.choice(len(options), p=chances)]

@@ -1,0 +1,189 @@
+"""Episodes: what is told before counts, what cannot be known does not, and clips show what their answers say."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules.world.episodes import SHAPES, EpisodeTexts, bursty
+from datamodules.world.motions import FAMILIES, sample_motions
+from datamodules.world.names import made_up_names
+from datamodules.world.rules import RULES, rules
+from datamodules.world.sampling import sample_scene
+from datamodules.world.stages import (
+    GRID,
+    NUM_FRAMES,
+    Stage,
+    casts,
+    frames_of_motion,
+    movers,
+    still_of_cast,
+    words_of_motion,
+)
+from videoflamingo.errors import UsageError
+from videoflamingo.prompt import EndOfChunk, Text
+from videoflamingo.training.texts import Draw, PlannedText
+from videoflamingo.video import load_clip
+
+
+def episodes(folder: Path | str = "world", **options: Any) -> EpisodeTexts:
+    small = {"num_movers": 6, "num_casts": 40, "backgrounds": 2, "num_videos": 40, "num_pictures": 10, "size": 64}
+    return EpisodeTexts(str(folder), **{**small, **options})
+
+
+def of_kind(texts: EpisodeTexts, kind: str, count: int = 40, split: str = "train") -> list[PlannedText]:
+    own = [index for index, shape in enumerate(texts.shapes) if shape.kind == kind]
+    return [texts.plan(split, own[at % len(own)], Draw(0, 0, at)) for at in range(count)]  # type: ignore[arg-type]
+
+
+def answers(text: PlannedText) -> list[tuple[str, bool]]:
+    """Each chunk's answer, and whether the loss is on it."""
+    found = []
+    for at, segment in enumerate(text.segments):
+        if isinstance(segment, EndOfChunk):
+            answer = text.segments[at - 1]
+            assert isinstance(answer, Text)
+            assert answer.is_answer == segment.is_answer
+            found.append((answer.text, answer.is_answer))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["bind", "motion", "order"])
+def test_only_what_was_told_before_counts(kind: str) -> None:
+    for text in of_kind(episodes(), kind):
+        told: set[str] = set()
+        for answer, counts in answers(text):
+            assert counts == (answer in told)
+            told.add(answer)
+
+
+@pytest.mark.parametrize("kind", sorted(SHAPES))
+def test_an_episode_is_a_function_of_its_draw(kind: str) -> None:
+    one, two = (of_kind(episodes(), kind, 6) for _ in range(2))
+    assert [text.segments for text in one] == [text.segments for text in two]
+    assert [text.media for text in one] == [text.media for text in two]
+    assert len({str(text.segments) for text in one}) > 2
+
+
+@pytest.mark.parametrize("kind", sorted(SHAPES))
+def test_every_medium_is_told_what_to_say(kind: str) -> None:
+    for text in of_kind(episodes(), kind, 10):
+        assert len(text.readouts) == len(text.media)
+        assert all(said and all(one.startswith(" ") for one in said) for said in text.readouts)
+
+
+def test_names_go_with_drawings() -> None:
+    for text in of_kind(episodes(), "bind"):
+        names = dict(zip([answer for answer, _ in answers(text)], text.readouts, strict=True))
+        assert len(set(names.values())) == len(names)
+        for (answer, _), said in zip(answers(text), text.readouts, strict=True):
+            assert names[answer] == said
+
+
+def test_a_step_is_of_one_shape_and_within_the_media_it_may_have() -> None:
+    texts = episodes(pictures_per_step=64, videos_per_step=24)
+    kinds = set()
+    for step in range(200):
+        chosen = texts.choose(step, 30, 0)
+        (index,) = {index for index, _ in chosen}
+        kind, chunks = texts.shapes[index].kind, texts.shapes[index].num_chunks
+        kinds.add(kind)
+        assert 1 <= len(chosen) <= 30
+        assert len(chosen) * chunks <= max(64 if kind in ("name", "bind") else 24, chunks)
+        assert len({draw.position for _, draw in chosen}) == len(chosen)
+    assert kinds == set(SHAPES)
+    assert texts.choose(7, 30, 0) == texts.choose(7, 30, 0)
+
+
+def test_validation_is_about_what_is_held_out() -> None:
+    texts = episodes(num_validation=20)
+    trained = {request.source for request in texts.media("train")}
+    validated = {request.source for request in texts.media("validate")}
+    assert validated
+    assert not trained & validated
+    for text in of_kind(texts, "motion", split="validate"):
+        assert {request.source for request in text.media} <= validated
+
+
+def test_stages_are_all_that_episodes_ask_for() -> None:
+    texts = episodes()
+    known = {request.source for request in texts.media("train")}
+    for kind in SHAPES:
+        for text in of_kind(texts, kind, 20):
+            assert {request.source for request in text.media} <= known
+            assert all(
+                request.order is None or max(request.order) < request.sampling.num_frames for request in text.media
+            )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_movers": 0}, "num_movers is 0; give 1 to "),
+        ({"num_casts": 10_000}, "num_casts is 10000; give 1 to "),
+        ({"shares": {"song": 1.0}}, r"shares \{'song': 1.0\}; give name, bind"),
+        ({"shares": {"name": 0.0}}, "some above 0"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        episodes(**options)
+
+
+def test_bursty_shows_every_class_once_first() -> None:
+    for seed in range(20):
+        chunks = bursty(4, 9, np.random.default_rng(seed))
+        assert sorted(of_class for of_class, _ in chunks[:4]) == [0, 1, 2, 3]
+        assert [counts for _, counts in chunks] == [False] * 4 + [True] * 5
+
+
+def test_a_stage_is_a_video_of_its_stills(tmp_path: Path) -> None:
+    stage = Stage("cast", "train", 1, 0, size=64)
+    stage.write(tmp_path / "cast.mp4")
+    frames = load_clip(tmp_path / "cast.mp4", num_frames=NUM_FRAMES["cast"]).frames.astype(int)
+    empty = frames[0]
+    shown = [np.abs(frame - empty).sum() for frame in frames]
+    assert shown[0] == 0
+    assert min(shown[1:]) > 20_000
+    assert stage.drawings == casts("train")[1]
+    assert {drawing.held_out for drawing in (*stage.drawings, *movers("train"))} == {False}
+    assert {drawing.held_out for drawing in movers("held_out")} == {True}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frames_of_a_motion_are_there_and_are_told(family: Any) -> None:
+    stage = Stage("cast" if family == "order" else "mover", "train", 0, 0)
+    rng = np.random.default_rng(0)
+    for motion in sample_motions(5, family, rng):
+        frames = frames_of_motion(motion, rng)
+        assert len(frames) == 8
+        assert 0 <= min(frames) <= max(frames) < NUM_FRAMES[stage.kind]
+        told = words_of_motion(motion, stage.drawings, frames)
+        assert len(told) == 8
+        if family == "order":
+            which = {still_of_cast(who, place): stage.drawings[who].name for who in range(4) for place in range(3)}
+            assert told == [f" still {which[frame]}" for frame in frames]
+        if family == "path":
+            cells = [divmod(frame - 1, GRID) for frame in frames]
+            for (row, column), (next_row, next_column), (x, y) in zip(cells, cells[1:], motion.steps, strict=False):
+                assert ((row + y) % GRID, (column + x) % GRID) == (next_row, next_column)
+
+
+def test_made_up_names_begin_differently() -> None:
+    names = made_up_names(40, np.random.default_rng(1), avoid=["dax"])
+    assert len({name[:2] for name in [*names, "dax"]}) == 41
+    with pytest.raises(ValueError, match="not 1000 names"):
+        made_up_names(1000, np.random.default_rng(0))
+
+
+def test_some_rules_are_never_trained() -> None:
+    assert set(rules(held_out=True)) == {"second", "beside", "direction and name"}
+    assert not set(rules(held_out=True)) & set(rules(held_out=False))
+    sequence, move = sample_scene(3, "sequence"), sample_scene(5, "move")
+    assert RULES["second"].answer(sequence) == sequence.actors[1].name
+    assert RULES["direction and name"].answer(move) == f"{move.main.direction} {move.main.name}"
+    for name, rule in RULES.items():
+        for kind in rule.kinds:
+            said = [rule.answer(sample_scene(seed, kind)) for seed in range(30)]
+            assert len({one for one in said if one}) > 1, name
