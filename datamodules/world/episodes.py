@@ -4,8 +4,8 @@ What it takes to learn from a prompt is taught by texts in which that is the onl
 one text are given to drawings at rest (`bind`) or doing one thing or another (`actor`), or to what a drawing does over
 time (`motion`, `order`), or a way to answer is shown by examples and never said (`rule`). Classes come back again and
 again within a text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has
-told before. `ask` are examples of questions as a few-shot benchmark puts them, `name` single pictures with their true
-name.
+told before. `ask` are examples of questions as a few-shot benchmark puts them, `name` pictures with their true
+names.
 """
 
 import math
@@ -22,7 +22,8 @@ from datamodules.world.files import make_files
 from datamodules.world.motions import FAMILIES, Motion, sample_motions
 from datamodules.world.names import made_up_names
 from datamodules.world.questions import readout
-from datamodules.world.rules import sample_rule
+from datamodules.world.rules import RULES, sample_rule
+from datamodules.world.scene import SAMPLED_FRAMES
 from datamodules.world.stages import (
     CAST,
     PLACEMENTS,
@@ -43,7 +44,7 @@ T = TypeVar("T")
 EpisodeKind = Literal["name", "bind", "actor", "motion", "order", "rule", "ask"]
 # (classes, chunks) of an episode's shapes: every class once, then any of them.
 SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
-    "name": ((1, 1),),
+    "name": ((1, 12),),
     "bind": ((2, 6), (3, 8), (5, 12), (8, 16), (12, 22), (20, 32)),
     "actor": ((2, 5), (3, 8), (5, 12)),
     "motion": ((2, 5), (2, 6), (3, 8), (4, 10), (5, 12)),
@@ -250,12 +251,14 @@ class EpisodeTexts(Texts):
         return PlannedText(segments, [chunk.request for chunk in chunks], said, place=f"{shape.kind} episode")
 
     def _named(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
-        cast = int(rng.integers(self._num_casts(split)))
-        which = int(rng.integers(CAST))
-        request, drawing = self._still(split, cast, which, rng)
-        question = _one_of(QUESTIONS["name"], rng) if shape.with_question else None
-        answer = with_article(drawing.name) if question is None else drawing.name
-        return [Chunk(request, question, answer, True, _said_of_still(drawing))]
+        chunks = []
+        for _ in range(shape.num_chunks):
+            cast, which = int(rng.integers(self._num_casts(split))), int(rng.integers(CAST))
+            request, drawing = self._still(split, cast, which, rng)
+            question = _one_of(QUESTIONS["name"], rng) if shape.with_question else None
+            answer = with_article(drawing.name) if question is None else drawing.name
+            chunks.append(Chunk(request, question, answer, True, _said_of_still(drawing)))
+        return chunks
 
     def _bound(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
         places = self._places(split)
@@ -312,7 +315,7 @@ class EpisodeTexts(Texts):
         return chunks
 
     def _ruled(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
-        """Of one rule that was drawn, those of scenes it says something of; the first does not count."""
+        """Of one rule that was drawn, those of scenes it says something of; the first counts of captions only."""
         kind = _one_of([kind for kind in RULE_KINDS if len(self._scenes_of(kind))], rng)
         rule = sample_rule(rng, kind)
         chunks: list[Chunk] = []
@@ -321,7 +324,7 @@ class EpisodeTexts(Texts):
             scene, request = self.world.seen("train", int(index), rng)
             answer = rule.answer(scene)
             if answer is not None:
-                chunks.append(Chunk(request, None, answer, bool(chunks), readout(scene)))
+                chunks.append(Chunk(request, None, answer, bool(chunks) or rule is RULES["caption"], readout(scene)))
         return chunks
 
     def _asked(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
@@ -418,7 +421,7 @@ def _uncounted(segment: Segment) -> Segment:
 
 
 def _said_of_still(drawing: Drawing) -> tuple[str, ...]:
-    return (f" still {drawing.name}",)
+    return (f" still {drawing.name}",) * SAMPLED_FRAMES
 
 
 def _one_of(options: Sequence[T], rng: np.random.Generator, chances: tuple[float, ...] | None = None) -> T:

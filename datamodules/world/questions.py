@@ -10,7 +10,7 @@ import numpy as np
 
 from datamodules.world.drawings import with_article
 from datamodules.world.sampling import drawings_of
-from datamodules.world.scene import DIRECTIONS, EVENTS, KINDS, PACES, Actor, Scene
+from datamodules.world.scene import DIRECTIONS, EVENTS, KINDS, PACES, SAMPLED_FRAMES, Actor, Scene
 
 PARAPHRASE_SHARE = 0.25  # of questions worded otherwise than usual
 NUM_NAME_CHOICES = 4
@@ -78,11 +78,11 @@ def readout(scene: Scene) -> tuple[str, ...]:
 
     One word and a name each, such as ` left fox`: what changed since the time before (or, at the first, until the time
     after). A mover's pace stands in place of its direction at every fourth time. Of two drawings, every other time
-    tells of the second; of two movers, the first is the one whose direction comes first in `DIRECTIONS`. Each begins
-    with a space, as a word in the middle of a sentence.
+    tells of the second; of two movers, the first is the one whose direction comes first in `DIRECTIONS`. Of a picture,
+    the same at all times. Each begins with a space, as a word in the middle of a sentence.
     """
     if scene.kind == "picture":
-        return (f" still {scene.main.name}",)
+        return (f" still {scene.main.name}",) * SAMPLED_FRAMES
     times = scene.sampled_times()
     if scene.kind == "sequence":
         shown = [next(actor for actor in scene.actors if actor.pose_at(time) is not None) for time in times]

@@ -98,7 +98,7 @@ class Stage:
         return [(actor,) for actor in (*cells, *turned, *sized)]
 
     def _cast(self, rng: np.random.Generator) -> list[tuple[Actor, ...]]:
-        shown = []
+        shown: list[tuple[Actor, ...]] = []
         for drawing in self.drawings:
             for _ in range(PLACEMENTS):
                 x, y = (float(place) for place in rng.uniform(0.3, 0.7, 2))

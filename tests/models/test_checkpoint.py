@@ -81,6 +81,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "position_embeddings": True,
         "frame_differences": True,
         "difference_hidden": 6,
+        "correlation_radius": 1,
         "backend": "math",
     },
     "cross_attention": {

@@ -11,6 +11,7 @@ from tests.tiny import draw_weights
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import Backend
 from videoflamingo.models.resampler import (
+    FrameCorrelation,
     PerceiverResampler,
     ResamplerConfig,
     initial_positions,
@@ -23,14 +24,14 @@ CONFIG = ResamplerConfig(
 )
 
 
-def made(config: ResamplerConfig, feature_width: int = FEATURE_WIDTH) -> PerceiverResampler:
-    resampler = PerceiverResampler(feature_width, PATCHES, config)
+def made(config: ResamplerConfig, feature_width: int = FEATURE_WIDTH, num_patches: int = PATCHES) -> PerceiverResampler:
+    resampler = PerceiverResampler(feature_width, num_patches, config)
     draw_weights(resampler, torch.Generator().manual_seed(0))
     return resampler
 
 
-def random_features(num_frames: int, feature_width: int = FEATURE_WIDTH) -> torch.Tensor:
-    return torch.randn(2, num_frames, PATCHES, feature_width, generator=torch.Generator().manual_seed(1))
+def random_features(num_frames: int, feature_width: int = FEATURE_WIDTH, num_patches: int = PATCHES) -> torch.Tensor:
+    return torch.randn(2, num_frames, num_patches, feature_width, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("num_frames", [1, 4, 6])
@@ -77,9 +78,58 @@ def test_standardising_by_way_of_the_weights_is_standardising(
     torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance * 3)
 
 
-def check(config: ResamplerConfig, feature_width: int, num_frames: int) -> None:
-    resampler = made(config, feature_width)
-    features = random_features(num_frames, feature_width).requires_grad_()
+@pytest.mark.parametrize("radius", [1, 2])
+@pytest.mark.parametrize("num_frames", [2, 3])
+def test_the_correlation_equals_the_slow_twin(radius: int, num_frames: int) -> None:
+    config = replace(CONFIG, correlation_radius=radius, position_embeddings=True, frame_differences=True)
+    check(config, FEATURE_WIDTH, num_frames, num_patches=9)
+
+
+def test_the_correlation_tells_which_way_something_went() -> None:
+    """One marked patch on a plain ground: what it is told depends on the way it came, not on where it is."""
+    correlation = FrameCorrelation(6, 25, 1)
+    ground, mark = torch.eye(6)[0], torch.eye(6)[1]
+    with torch.no_grad():
+        correlation.sharpness.fill_(50.0)
+
+    def told(start: tuple[int, int], stop: tuple[int, int]) -> torch.Tensor:
+        clip = ground.expand(1, 2, 25, 6).clone()
+        for frame, (row, column) in enumerate((start, stop)):
+            clip[0, frame, row * 5 + column] = mark
+        return correlation(clip)[0, 1, stop[0] * 5 + stop[1]]
+
+    right, also_right, down = told((1, 1), (1, 2)), told((3, 2), (3, 3)), told((1, 1), (2, 1))
+    torch.testing.assert_close(right, also_right, rtol=1e-3, atol=1e-3)
+    assert (right - down).abs().max() > 0.1
+    torch.testing.assert_close(right, correlation.origins[3], rtol=1e-3, atol=1e-3)  # one column to the left
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_patches", "message"),
+    [
+        ({"correlation_radius": -1}, 9, "correlation_radius is -1; give 0 or more"),
+        ({"correlation_radius": 1}, 8, "needs patches of a square grid, but a frame has 8"),
+    ],
+)
+def test_a_correlation_that_cannot_be_is_refused(settings: dict, num_patches: int, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        made(replace(CONFIG, **settings), FEATURE_WIDTH, num_patches)
+
+
+def test_a_correlation_refuses_another_number_of_patches() -> None:
+    resampler = made(replace(CONFIG, correlation_radius=1), FEATURE_WIDTH, 9)
+    with pytest.raises(ModelError, match="frames have 3 patches, but the correlation was made for 9"):
+        resampler(random_features(4))
+
+
+def test_a_model_of_bfloat16_correlates() -> None:
+    resampler = made(replace(CONFIG, correlation_radius=1), FEATURE_WIDTH, 9).bfloat16()
+    assert resampler(random_features(3, num_patches=9).bfloat16()).dtype == torch.bfloat16
+
+
+def check(config: ResamplerConfig, feature_width: int, num_frames: int, num_patches: int = PATCHES) -> None:
+    resampler = made(config, feature_width, num_patches)
+    features = random_features(num_frames, feature_width, num_patches).requires_grad_()
     output = resampler(features)
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
     found = torch.autograd.grad((output * weights).sum(), [features, *resampler.parameters()])

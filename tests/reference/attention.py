@@ -4,12 +4,14 @@ Semantics from the paper (v1 3.1.2, 3.1.3 and 2, 3.1.1): a text token attends to
 no other; a token before any medium gets zero. Parameters are used as they are given, so gradients reach them.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from videoflamingo.models.cross_attention import GatedCrossAttentionBlock
 from videoflamingo.models.feed_forward import FeedForward
-from videoflamingo.models.resampler import PerceiverResampler
+from videoflamingo.models.resampler import FrameCorrelation, PerceiverResampler
 
 
 def attend_one(query: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
@@ -96,6 +98,23 @@ def gated_block(
     return text + feed_forward_gate * feed_forward(text, block.feed_forward)
 
 
+def came_from(part: FrameCorrelation, number: int, patch: Tensor, before: Tensor) -> Tensor:
+    """What a patch is told of where it was, from all patches `[P, D]` of the frame before."""
+    side = math.isqrt(len(before))
+    radius = (math.isqrt(len(part.origins)) - 1) // 2
+    row, column = divmod(number, side)
+    scores, vectors = [], []
+    for down in range(-radius, radius + 1):
+        for right in range(-radius, radius + 1):
+            if 0 <= row + down < side and 0 <= column + right < side:
+                other = before[(row + down) * side + column + right]
+                one, two = part.compare.weight @ patch, part.compare.weight @ other
+                scores.append(part.sharpness[0] * (one @ two) / (one.norm() * two.norm()))
+                vectors.append(part.origins[(down + radius) * (2 * radius + 1) + right + radius])
+    shares = torch.stack(scores).softmax(0)
+    return (shares[:, None] * torch.stack(vectors)).sum(0)
+
+
 def resampler(features: Tensor, part: PerceiverResampler) -> Tensor:
     """Features `[K, T, P, feature width]` -> visual tokens `[K, N, D]`, one medium after the other."""
     return torch.stack([_resample_one(medium, part) for medium in features])
@@ -115,6 +134,8 @@ def _resample_one(features: Tensor, part: PerceiverResampler) -> Tensor:
                 if part.changes is not None:
                     first, _, second = part.changes
                     token = token + second.weight @ (first.weight @ difference).clamp(min=0)
+            if part.correlation is not None and place > 0:
+                token = token + came_from(part.correlation, number, patch, features[place - 1])
             media.append(token)
     latents = list(part.latents)
     for layer in part.layers:

@@ -12,6 +12,7 @@ from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import Backend, attend
 from videoflamingo.models.feed_forward import Activation, FeedForward
 
+CORRELATED_WIDTH, INITIAL_CORRELATION_SHARPNESS = 64, 10.0
 INITIAL_SHARPNESS = 1.5  # of queries and keys, as multiples of PyTorch's initial weights
 
 
@@ -30,6 +31,9 @@ class ResamplerConfig:
         difference_hidden: with `frame_differences`, hidden width of a second map of the same difference, with a ReLU;
             0 = none. Attention scores are linear in what a patch holds, and no linear map tells that it changed at all,
             whichever way (docs/decisions/0010).
+        correlation_radius: tell each patch also which patch of the frame before it is like, at most so many rows and
+            columns away: what moved is most like the place where it was. 0 = none. Not in the paper; motion is learnt
+            many times faster with it (docs/decisions/0021).
         backend: attention kernel.
     """
 
@@ -44,6 +48,7 @@ class ResamplerConfig:
     position_embeddings: bool = False
     frame_differences: bool = False
     difference_hidden: int = 0
+    correlation_radius: int = 0
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -52,6 +57,8 @@ class ResamplerConfig:
                 f"ResamplerConfig.difference_hidden is {self.difference_hidden}; give 0 or more, and above 0 only with "
                 "frame_differences"
             )
+        if self.correlation_radius < 0:
+            raise ModelError(f"ResamplerConfig.correlation_radius is {self.correlation_radius}; give 0 or more")
 
 
 def interpolate_time(table: Tensor, num_frames: int) -> Tensor:
@@ -88,6 +95,51 @@ def _changes(config: ResamplerConfig) -> nn.Sequential:
     last = nn.Linear(config.difference_hidden, config.width, bias=False)
     nn.init.zeros_(last.weight)
     return nn.Sequential(nn.Linear(config.width, config.difference_hidden, bias=False), nn.ReLU(), last)
+
+
+class FrameCorrelation(nn.Module):
+    """Where each patch was one frame earlier, as far as likeness tells: a soft choice among the patches around it.
+
+    Cosines between learnt maps of a patch and of those around it in the frame before (the cost volume of optical flow),
+    a softmax over them, and the so weighted mean of a learnt vector for each way to come. What looks alike everywhere
+    gets the mean of all; what moved gets the vector of where it came from. The first frame gets zeros.
+
+    Args:
+        num_patches: of a square grid.
+
+    Raises:
+        ModelError: if P is no square number.
+    """
+
+    near: Tensor  # [P, S], int64: the patches around each
+    inside: Tensor  # [P, S], which of them there are
+
+    def __init__(self, width: int, num_patches: int, radius: int) -> None:
+        super().__init__()
+        side = math.isqrt(num_patches)
+        if side * side != num_patches:
+            raise ModelError(
+                f"ResamplerConfig.correlation_radius needs patches of a square grid, but a frame has {num_patches}; "
+                "set it to 0, or use another image size"
+            )
+        around = torch.arange(-radius, radius + 1)
+        rows = (torch.arange(side)[:, None] + around)[:, None, :, None].expand(side, side, -1, len(around))
+        columns = (torch.arange(side)[:, None] + around)[None, :, None, :].expand(side, side, len(around), -1)
+        inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+        near = rows.clamp(0, side - 1) * side + columns.clamp(0, side - 1)
+        self.register_buffer("near", near.reshape(num_patches, -1), persistent=False)
+        self.register_buffer("inside", inside.reshape(num_patches, -1), persistent=False)
+        self.compare = nn.Linear(width, CORRELATED_WIDTH, bias=False)
+        self.sharpness = nn.Parameter(torch.full((1,), INITIAL_CORRELATION_SHARPNESS))
+        self.origins = nn.Parameter(torch.randn(len(around) ** 2, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[K, T, P, D]` -> `[K, T, P, D]`."""
+        compared = F.normalize(self.compare(x), dim=-1)
+        alike = compared[:, 1:] @ compared[:, :-1].transpose(-1, -2)  # [K, T-1, P, P]
+        near = alike.gather(-1, self.near.expand(*alike.shape[:2], -1, -1)).float()  # [K, T-1, P, S]
+        share = (near * self.sharpness).masked_fill(~self.inside, -math.inf).softmax(-1)
+        return F.pad(share.to(self.origins.dtype) @ self.origins, (0, 0, 0, 0, 1, 0))
 
 
 class ResamplerLayer(nn.Module):
@@ -140,6 +192,11 @@ class PerceiverResampler(nn.Module):
         if self.differences is not None:
             nn.init.normal_(self.differences.weight, std=config.width**-0.5)
         self.changes = _changes(config) if config.difference_hidden else None
+        self.correlation = (
+            FrameCorrelation(config.width, num_patches, config.correlation_radius)
+            if config.correlation_radius
+            else None
+        )
         # As large as projected features: smaller ones are not told from each other, and latents end as one average.
         self.time = nn.Parameter(torch.randn(config.num_frames, config.width) * 1.5)
         self.position = (
@@ -163,22 +220,26 @@ class PerceiverResampler(nn.Module):
             standardisation: scale and shift of each channel of raw features, see `VisionTower.standardisation`.
 
         Raises:
-            ModelError: if there are position embeddings and P is not what they were made for.
+            ModelError: if there are position embeddings or a correlation, and P is not what they were made for.
         """
+        for part, name in ((self.position, "position embeddings were"), (self.correlation, "correlation was")):
+            if part is not None and features.shape[2] != self.num_patches:
+                raise ModelError(
+                    f"frames have {features.shape[2]} patches, but the {name} made for {self.num_patches}; use the "
+                    "image size of the configuration"
+                )
         x = self._projected(features, standardisation)  # [K, T, P, D]
+        correlated = None if self.correlation is None else self.correlation(x)
         if self.differences is not None:
             difference = x[:, 1:] - x[:, :-1]  # [K, T-1, P, D]
             seen = self.differences(difference)
             if self.changes is not None:
                 seen = seen + self.changes(difference)
             x = x + F.pad(seen, (0, 0, 0, 0, 1, 0))  # the first frame has none
+        if correlated is not None:
+            x = x + correlated
         x = x + interpolate_time(self.time, features.shape[1])[:, None, :]  # [T, 1, D]
         if self.position is not None:
-            if features.shape[2] != self.num_patches:
-                raise ModelError(
-                    f"frames have {features.shape[2]} patches, but the position embeddings were made for "
-                    f"{self.num_patches}; use the image size of the configuration"
-                )
             x = x + self.position
         x = x.flatten(1, 2)  # [K, T*P, D]
         latents = self.latents.expand(len(x), -1, -1)  # [K, N, D]
