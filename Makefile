@@ -75,8 +75,9 @@ readers: setup
 
 tiny: setup
 	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world.yaml
-	@$(VENV)/bin/videoflamingo fit --config recipes/tiny_world_warmup.yaml --ckpt_path auto
-	@$(VENV)/bin/videoflamingo fit --config recipes/tiny_world.yaml --ckpt_path auto
+	@set -e; for recipe in tiny_world_motion tiny_world_warmup tiny_world; do \
+		$(VENV)/bin/videoflamingo fit --config recipes/$$recipe.yaml --ckpt_path auto; \
+	done
 
 openflamingo: $(OPENFLAMINGO_STAMP)
 

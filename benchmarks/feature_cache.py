@@ -7,9 +7,9 @@ own tower, which is small: 0.5 billion multiplications a frame. `text-vit` is th
 (18 billion; untrained, which costs the same), the least that people usually train with; `text-vit-l` has the ViT-L/14
 that OpenFlamingo's models have (81 billion), and is left out unless it is named, because it takes half an hour.
 
-The recipes are as they are but for what is told here: only videos, so that all steps are alike; no mirrored texts,
-because mirrored features are not quite those of mirrored frames; no validation, no checkpoints; weights begin as those
-of `tiny` where they fit. `files` decodes in two processes while this one encodes and trains; `cache` reads what
+The recipes are as they are but for what is told here: questions about videos only, 48 or 24 a step, so that all steps are
+alike; no mirrored texts, because mirrored features are not quite those of mirrored frames; no validation, no checkpoints;
+weights begin at random. `files` decodes in two processes while this one encodes and trains; `cache` reads what
 `videoflamingo cache-features` made before, which the system still has in memory.
 
 Every round starts a process for each side, in turn. A step's time is that between the ends of two steps, so it holds
@@ -40,6 +40,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "text-vit": ("tiny_world", {"tower": "random:vit_base_patch16_clip_224", "image_size": 224}),
     "text-vit-l": ("tiny_world", {"tower": "random:vit_large_patch14_clip_224", "image_size": 224}),
 }
+BATCH_SIZES = {"tiny_world_warmup": 48, "tiny_world": 24}  # videos of a step
 USUAL = ["readout", "text", "text-vit"]
 WARM_UP_STEPS = 2
 ASKED = {"speedup": 8.0, "data_wait": 0.05, "loss_difference": 0.0}  # at least, less than, at most
@@ -69,14 +70,13 @@ def recipe_for(name: str, folder: Path, features: Path | None, num_steps: int) -
 
     source, tower = SETTINGS[name]
     recipe = yaml.safe_load((ROOT / "recipes" / f"{source}.yaml").read_text("utf-8"))
-    recipe["model"]["init_from"] = "tiny" if tower is None else None
+    recipe["model"]["init_from"] = None
     recipe["model"]["config"]["vision"] = tower or recipe["model"]["config"]["vision"]
-    member = recipe["data"]["members"]["world"]
-    recipe["data"]["members"] = {"world": member}
-    num_videos = num_steps * member["batch_size"]
-    only_videos = {"num_videos": num_videos, "num_beside": 0, "num_pictures": 0, "picture_share": 0.0}
-    member["texts"]["init_args"] |= {"folder": str(folder / "world"), "mirrored_share": 0.0, "validation_share": 0.0}
-    member["texts"]["init_args"] |= only_videos
+    batch_size = BATCH_SIZES[source]
+    only_videos = {"num_videos": num_steps * batch_size, "num_beside": 0, "num_pictures": 0, "picture_share": 0.0}
+    options = {"folder": str(folder / "world"), "mirrored_share": 0.0, "validation_share": 0.0, **only_videos}
+    texts = {"class_path": "datamodules.world.texts.WorldTexts", "init_args": options}
+    recipe["data"]["members"] = {"world": {"texts": texts, "batch_size": batch_size}}
     recipe["data"]["features"] = None if features is None else str(features)
     recipe["trainer"] = {
         "accelerator": "cpu",

@@ -276,10 +276,15 @@ def test_dtypes_are_known_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
-    [({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.float32), ({"avx2": True}, torch.float32)],
+    [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R)"}, torch.float32),
+        ({"avx2": True, "cpu_name": "AMD EPYC"}, torch.float32),
+    ],
 )
 def test_auto_takes_bfloat16_only_where_the_cpu_is_faster_in_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool | str], expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert choose_dtype("auto", CPU) == expected

@@ -265,7 +265,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` = bfloat16 where it is the faster one (CUDA; CPUs with AMX, docs/decisions/0008), else float32.
+    """`auto` = bfloat16 where it is the faster one, else float32.
+
+    It is on CUDA, on CPUs with AMX, and on AMD's with AVX512-BF16, but not on Intel's (docs/decisions/0008).
 
     Raises:
         ModelError: if the name is unknown.
@@ -273,7 +275,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         ask: Any = getattr(torch.cpu, "get_capabilities", dict)  # newer than PyTorch 2.10
         capabilities = {} if device.type == "cuda" else ask()
-        return torch.bfloat16 if device.type == "cuda" or capabilities.get("amx_bf16") else torch.float32
+        is_amd = str(capabilities.get("cpu_name", "")).startswith("AMD")
+        is_faster = capabilities.get("amx_bf16") or (is_amd and capabilities.get("avx512_bf16"))
+        return torch.bfloat16 if device.type == "cuda" or is_faster else torch.float32
     if name not in DTYPES:
         raise ModelError(f"dtype {name!r} is unknown; give auto, {', '.join(DTYPES)}")
     return DTYPES[name]

@@ -125,6 +125,8 @@ class EpisodeTexts(Texts):
         pictures_per_step, videos_per_step: media of a step, the bound on its texts.
         shares: how often a step is of a kind; kinds not named never are.
         skill_emphasis: of `WorldTexts`.
+        names_said: whether visual tokens are to say names, after what happens. Without, all that they can say of a video
+            is what moves how, which they learn sooner.
         num_validation: episodes to validate on, of drawings and motions that are held out.
         size: pixels of the square frame's side.
         num_workers: processes that make files; 0 makes them in this one.
@@ -147,6 +149,7 @@ class EpisodeTexts(Texts):
         videos_per_step: int = 64,
         shares: dict[EpisodeKind, float] | None = None,
         skill_emphasis: dict[str, float] | None = None,
+        names_said: bool = True,
         num_validation: int = 0,
         size: int = 192,
         num_workers: int = 2,
@@ -169,6 +172,7 @@ class EpisodeTexts(Texts):
         self.num_movers, self.num_casts, self.backgrounds = num_movers, num_casts, backgrounds
         self.pictures_per_step, self.videos_per_step = pictures_per_step, videos_per_step
         self.num_validation, self.frame_size, self.num_workers = num_validation, size, num_workers
+        self.names_said = names_said
         self.world = WorldTexts(
             folder,
             num_videos,
@@ -247,7 +251,7 @@ class EpisodeTexts(Texts):
         }
         chunks = makers[shape.kind](split, shape, rng)
         segments = [segment for chunk in chunks for segment in _segments(chunk)]
-        said = tuple(chunk.said for chunk in chunks)
+        said = tuple(chunk.said if self.names_said else _without_names(chunk.said) for chunk in chunks)
         return PlannedText(segments, [chunk.request for chunk in chunks], said, place=f"{shape.kind} episode")
 
     def _named(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
@@ -418,6 +422,16 @@ def _uncounted(segment: Segment) -> Segment:
     if isinstance(segment, Text):
         return Text(segment.text)
     return EndOfChunk(is_answer=False) if isinstance(segment, EndOfChunk) else segment
+
+
+def _without_names(said: tuple[str, ...]) -> tuple[str, ...]:
+    """What happens, without to whom.
+
+    Example:
+        >>> _without_names((" left sea lion", " still sea lion"))
+        (' left', ' still')
+    """
+    return tuple(f" {text.split()[0]}" for text in said)
 
 
 def _said_of_still(drawing: Drawing) -> tuple[str, ...]:

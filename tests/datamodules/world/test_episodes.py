@@ -73,6 +73,13 @@ def test_every_medium_is_told_what_to_say(kind: str) -> None:
         assert all(said and all(one.startswith(" ") for one in said) for said in text.readouts)
 
 
+def test_what_happens_can_be_said_without_names() -> None:
+    named, unnamed = episodes(), episodes(names_said=False)
+    for with_names, without in zip(of_kind(named, "motion", 10), of_kind(unnamed, "motion", 10), strict=True):
+        words = [[one.split()[0] for one in said] for said in with_names.readouts]
+        assert [[one.removeprefix(" ") for one in said] for said in without.readouts] == words
+
+
 def test_names_go_with_drawings() -> None:
     for text in of_kind(episodes(), "bind"):
         names = dict(zip([answer for answer, _ in answers(text)], text.readouts, strict=True))

@@ -281,7 +281,7 @@ def shrunk_recipe(folder: Path) -> dict[str, Any]:
     few = {"num_videos": 8, "num_beside": 2, "num_pictures": 2, "size": 64, "num_workers": 0}
     for name, member in recipe["data"]["members"].items():
         member["batch_size"] = 2
-        own = {"picture_batch_size": 2} if name == "world" else {"num_movers": 6, "num_casts": 10, "backgrounds": 1}
+        own = {"num_movers": 6, "num_casts": 10, "backgrounds": 1} if name == "episodes" else {}
         member["texts"]["init_args"] |= few | own
     recipe["data"] |= {"num_workers": 0, "steps_per_epoch": 2}
     recipe["trainer"] |= {"max_steps": 2, "enable_progress_bar": False}
