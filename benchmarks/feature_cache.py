@@ -7,9 +7,9 @@ own tower, which is small: 0.5 billion multiplications a frame. `text-vit` is th
 (18 billion; untrained, which costs the same), the least that people usually train with; `text-vit-l` has the ViT-L/14
 that OpenFlamingo's models have (81 billion), and is left out unless it is named, because it takes half an hour.
 
-The recipes are as they are but for what is told here: questions about videos only, 48 or 24 a step, so that all steps are
-alike; no mirrored texts, because mirrored features are not quite those of mirrored frames; no validation, no checkpoints;
-weights begin at random. `files` decodes in two processes while this one encodes and trains; `cache` reads what
+The recipes are as they are but for what is told here: questions about videos only, 48 or 24 a step, so that all
+steps are alike; no mirrored texts, because mirrored features are not quite those of mirrored frames; no validation, no
+checkpoints; weights begin at random. `files` decodes in two processes while this one encodes and trains; `cache` reads what
 `videoflamingo cache-features` made before, which the system still has in memory.
 
 Every round starts a process for each side, in turn. A step's time is that between the ends of two steps, so it holds

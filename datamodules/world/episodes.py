@@ -125,8 +125,7 @@ class EpisodeTexts(Texts):
         pictures_per_step, videos_per_step: media of a step, the bound on its texts.
         shares: how often a step is of a kind; kinds not named never are.
         skill_emphasis: of `WorldTexts`.
-        names_said: whether visual tokens are to say names, after what happens. Without, all that they can say of a video
-            is what moves how, which they learn sooner.
+        names_said: whether visual tokens are to say names, after what happens, which they learn sooner without.
         num_validation: episodes to validate on, of drawings and motions that are held out.
         size: pixels of the square frame's side.
         num_workers: processes that make files; 0 makes them in this one.
