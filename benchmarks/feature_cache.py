@@ -9,8 +9,8 @@ that OpenFlamingo's models have (81 billion), and is left out unless it is named
 
 The recipes are as they are but for what is told here: questions about videos only, 48 or 24 a step, so that all
 steps are alike; no mirrored texts, because mirrored features are not quite those of mirrored frames; no validation, no
-checkpoints; weights begin at random. `files` decodes in two processes while this one encodes and trains; `cache` reads what
-`videoflamingo cache-features` made before, which the system still has in memory.
+checkpoints; weights begin at random. `files` decodes in two processes while this one encodes and trains; `cache` reads
+what `videoflamingo cache-features` made before, which the system still has in memory.
 
 Every round starts a process for each side, in turn. A step's time is that between the ends of two steps, so it holds
 all waiting; the first two steps of a process do not count. Numbers are medians over all steps of all rounds; the wait
