@@ -1,14 +1,11 @@
 """Every backend against a slow twin in float64, forward and gradients."""
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from tests.reference import attention as reference
-from tests.tiny import TINY_CONFIG, draw_weights, tiny_language_model
+from tests.tiny import draw_weights
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import (
     AttendTo,
@@ -20,7 +17,6 @@ from videoflamingo.models.attention import (
     media_runs,
 )
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock
-from videoflamingo.models.flamingo import Flamingo
 
 NUM_MEDIA, LATENTS, HEADS, DIM_HEAD = 3, 5, 2, 4
 LAYOUTS = {
@@ -119,6 +115,7 @@ OPTIONS = [
     {"norm_media": False},
     {"gating": "none"},
     {"gate_init": 0.3},
+    {"gate_init": 0.3, "relative_to_text": True},
     {"attend_to": "all_previous"},
     {"feed_forward_multiplier": 2.5},
 ]
@@ -129,14 +126,14 @@ def test_a_gated_block_with_each_option_equals_the_slow_twin(changes: dict) -> N
     check_gated_block([[0, 1, 1, 2]], CrossAttentionConfig(num_heads=HEADS, dim_head=DIM_HEAD, **changes))
 
 
-def test_the_first_blocks_gates_may_start_elsewhere() -> None:
-    config = replace(
-        TINY_CONFIG, cross_attention=replace(TINY_CONFIG.cross_attention, first=0, gate_init=0.3, first_gate_init=0.03)
-    )
-    blocks: Any = Flamingo(config, tiny_language_model(100)).blocks
-    starts = [(float(block.attention_gate), float(block.feed_forward_gate)) for block in blocks]
-    assert starts == [pytest.approx((value, value)) for value in (0.03, *[0.3] * (len(blocks) - 1))]
-    assert len(blocks) > 1
+def test_what_is_relative_to_the_text_grows_with_it() -> None:
+    config = CrossAttentionConfig(num_heads=HEADS, dim_head=DIM_HEAD, gate_init=0.3, relative_to_text=True)
+    block = GatedCrossAttentionBlock(6, 10, config).double()
+    draw_weights(block, torch.Generator().manual_seed(0))
+    text = torch.randn(1, 2, 6, dtype=torch.float64)
+    media = block.keys_values(torch.randn(1, 1, LATENTS, 10, dtype=torch.float64))
+    runs = media_runs([[1, 1]], 1, torch.device("cpu"))
+    torch.testing.assert_close(block(100 * text, media, runs), 100 * block(text, media, runs), rtol=1e-3, atol=1e-3)
 
 
 def test_a_block_without_gating_has_no_gates() -> None:

@@ -93,7 +93,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "activation": "gelu",
         "gating": "none",
         "gate_init": 0.2,
-        "first_gate_init": 0.1,
+        "relative_to_text": True,
         "norm_media": False,
         "attend_to": "all_previous",
         "backend": "math",

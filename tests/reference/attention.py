@@ -94,8 +94,13 @@ def gated_block(
     )
     gates = (block.attention_gate, block.feed_forward_gate)
     attention_gate, feed_forward_gate = (1.0 if gate is None else torch.tanh(gate) for gate in gates)
-    text = text + attention_gate * (attended.flatten(2) @ block.to_output.weight.T)
-    return text + feed_forward_gate * feed_forward(text, block.feed_forward)
+    text = text + attention_gate * relative(attended.flatten(2) @ block.to_output.weight.T, text, block)
+    return text + feed_forward_gate * relative(feed_forward(text, block.feed_forward), text, block)
+
+
+def relative(written: Tensor, text: Tensor, block: GatedCrossAttentionBlock) -> Tensor:
+    """In units of what the text's numbers have on average, where the block has that option."""
+    return written * (text**2).mean(-1, keepdim=True) ** 0.5 if block.relative_to_text else written
 
 
 def came_from(part: FrameCorrelation, number: int, patch: Tensor, before: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ class CrossAttentionConfig:
         activation: `squared_relu` in the paper, `gelu` in OpenFlamingo.
         gating: `tanh`, or `none`: the paper's ablation without gates (v2 table 3 iii: 4.2 points worse, and unstable).
         gate_init: initial value of both gates' parameters; 0 in the paper, so that training starts at the bare LM.
-        first_gate_init: the same of the first block, where it differs; None = as the others. Before a language model's
-            first layer are bare embeddings, which are much shorter than what later layers see
-            (docs/decisions/0020).
+        relative_to_text: multiply what a block adds to a token by the root mean square of the token's hidden state.
+            Layers differ a hundredfold in its length, and the same gate would drown one and not be heard by another
+            (docs/decisions/0020). Not in the paper.
         norm_media: layer norm on the visual tokens, shared by keys and values (v1 3.1.2); OpenFlamingo has none.
         attend_to: a token sees its `own` medium only (v2 2.3), or `all_previous` ones up to it (the paper's ablation).
         backend: attention kernel, see `videoflamingo.models.attention.choose_backend`.
@@ -40,7 +40,7 @@ class CrossAttentionConfig:
     activation: Activation = "squared_relu"
     gating: Literal["tanh", "none"] = "tanh"
     gate_init: float = 0.0
-    first_gate_init: float | None = None
+    relative_to_text: bool = False
     norm_media: bool = True
     attend_to: AttendTo = "own"
     backend: Backend = "auto"
@@ -58,7 +58,7 @@ class CrossAttentionConfig:
 
 
 class GatedCrossAttentionBlock(nn.Module):
-    """`y + tanh(a) * attention(y, media)`, then `y + tanh(b) * feed_forward(y)`.
+    """`y + tanh(a) * attention(y, media)`, then `y + tanh(b) * feed_forward(y)`; see `relative_to_text` for more.
 
     Runs in its own parameters' type and returns its input's type, so float32 blocks fit a bfloat16 language model.
 
@@ -72,6 +72,7 @@ class GatedCrossAttentionBlock(nn.Module):
         inner = config.num_heads * config.dim_head
         self.heads_shape = (config.num_heads, config.dim_head)
         self.backend = config.backend
+        self.relative_to_text = config.relative_to_text
         self.norm_text = nn.LayerNorm(width)
         self.norm_media = nn.LayerNorm(visual_width) if config.norm_media else nn.Identity()
         self.to_query = nn.Linear(width, inner, bias=False)
@@ -102,11 +103,18 @@ class GatedCrossAttentionBlock(nn.Module):
         if media is not None and runs is not None:
             query = self.to_query(self.norm_text(y)).unflatten(-1, self.heads_shape)  # [B, L, H, d]
             attended = cross_attend(query, *media, runs, self.backend).flatten(2)  # [B, L, H*d]
-            y = y + _gated(self.to_output(attended), self.attention_gate)
+            y = y + self._gated(self.to_output(attended), self.attention_gate, y)
         elif self.training and torch.is_grad_enabled():
             y = y + self._zero(media)
-        y = y + _gated(self.feed_forward(y), self.feed_forward_gate)
+        y = y + self._gated(self.feed_forward(y), self.feed_forward_gate, y)
         return y.to(text.dtype)
+
+    def _gated(self, x: Tensor, gate: Tensor | None, y: Tensor) -> Tensor:
+        if self.relative_to_text:
+            wide = torch.promote_types(y.dtype, torch.float32)
+            length = torch.linalg.vector_norm(y, dim=-1, keepdim=True, dtype=wide)
+            x = x * (length * y.shape[-1] ** -0.5).to(x.dtype)
+        return x if gate is None else gate.tanh() * x
 
     def _zero(self, media: KeysValues | None) -> Tensor:
         """Zero `[]`, with a gradient path to what attention would have used."""
@@ -116,7 +124,3 @@ class GatedCrossAttentionBlock(nn.Module):
         of_media = (self.norm_media, self.to_keys, self.to_values)
         reached = media or [parameter for part in of_media for parameter in part.parameters()]
         return torch.stack([(tensor * 0).sum() for tensor in (*used, *reached)]).sum()
-
-
-def _gated(x: Tensor, gate: Tensor | None) -> Tensor:
-    return x if gate is None else gate.tanh() * x

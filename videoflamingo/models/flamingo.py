@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
@@ -202,13 +202,8 @@ class Flamingo(nn.Module):
                 f"cross_attention.first is {cross.first}, but the language model has {len(layers)} layers; "
                 "at least one gated block must sit before a layer"
             )
-        first = cross if cross.first_gate_init is None else replace(cross, gate_init=cross.first_gate_init)
-        self.blocks = nn.ModuleList(
-            [
-                GatedCrossAttentionBlock(embedding.embedding_dim, config.resampler.width, own)
-                for own in (first, *[cross] * (len(self.block_layers) - 1))
-            ]
-        )
+        width, visual_width = embedding.embedding_dim, config.resampler.width
+        self.blocks = nn.ModuleList([GatedCrossAttentionBlock(width, visual_width, cross) for _ in self.block_layers])
         for index, layer in enumerate(layers):
             position = self.block_layers.index(index) if index in self.block_layers else None
             layer.forward = _LayerForward(self, layer.forward, position)
