@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datamodules.world import questions, sample_scene, write_video
+from tools.demo_fewshot import Lesson, drawing_lesson, motion_lesson, teach
 from videoflamingo import Clip, VideoFlamingo, load, load_clip
 
 FIRST_SEED = 4_000_000  # neither trained on, nor shown by the demo
@@ -71,3 +73,26 @@ def test_a_video_played_backwards_moves_the_other_way(tiny: VideoFlamingo, clips
         return replace(clip, frames=clip.frames[::-1].copy())
 
     assert num_right(tiny, clips, "direction", backwards) <= 6
+
+
+FIRST_LESSON, NUM_LESSONS = 100, 6  # of four questions each; none that the demo shows
+
+
+def told_right(tiny: VideoFlamingo, make: Callable[[Path, int], Lesson], num_shots: int, folder: Path) -> int:
+    """Of 24 questions, how many are answered in words with the name that the examples gave."""
+    right = 0
+    for seed in range(FIRST_LESSON, FIRST_LESSON + NUM_LESSONS):
+        lesson = replace(make(folder, seed), num_shots=(num_shots,))
+        right += sum(teach(tiny, lesson).num_said_right)
+    return right
+
+
+# Whoever says one of the two names by chance is right 19 times of 24 three times in 1,000.
+@pytest.mark.parametrize(
+    ("make", "num_shots", "at_least"), [(drawing_lesson, 2, 19), (motion_lesson, 8, 19)], ids=["drawings", "motions"]
+)
+def test_it_learns_made_up_names_from_its_prompt(
+    tiny: VideoFlamingo, tmp_path: Path, make: Callable[[Path, int], Lesson], num_shots: int, at_least: int
+) -> None:
+    assert told_right(tiny, make, num_shots, tmp_path) >= at_least
+    assert told_right(tiny, make, 0, tmp_path) == 0
