@@ -12,7 +12,7 @@ from tests.tiny import TINY_CONFIG
 from tests.training.videos import packed, write_video
 from videoflamingo.errors import ModelError, UsageError, VideoError
 from videoflamingo.models.vision import VisionTower
-from videoflamingo.training import content
+from videoflamingo.training import content, feature_making
 from videoflamingo.training.feature_cache import FeatureCache, encode_frames
 from videoflamingo.training.feature_making import cache_features
 from videoflamingo.video.load import load_clip
@@ -36,6 +36,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the CPU is faster in bfloat16, whose rounding would hide which frames were encoded."""
+    monkeypatch.setattr(feature_making, "choose_dtype", lambda name, device: torch.float32)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.tiny import TINY_CONFIG
 from tests.training.videos import LONG_AGO_NS, aged, packed, write_video
 from videoflamingo.errors import ModelError, UsageError, VideoError
 from videoflamingo.models.vision import VisionTower
+from videoflamingo.training import feature_making
 from videoflamingo.training.feature_cache import FeatureCache, encode_frames
 from videoflamingo.training.feature_making import CacheReport, cache_features
 from videoflamingo.training.feature_shards import locked, verify
@@ -28,6 +29,12 @@ from videoflamingo.video.sampling import Sampling
 ROOT = Path(__file__).resolve().parents[2]
 VISION = TINY_CONFIG.vision
 FOUR = Sampling(num_frames=4)
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the CPU is faster in bfloat16, whose rounding would hide which frames were encoded."""
+    monkeypatch.setattr(feature_making, "choose_dtype", lambda name, device: torch.float32)
 
 
 @pytest.fixture
