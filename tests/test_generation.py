@@ -324,9 +324,12 @@ def test_beams_without_an_early_end_are_those_of_transformers(num_beams: int) ->
         found = generate(model, random_prompts(2, seed), **settings)
         for one, (tokens, their_score) in zip(found, expected, strict=True):
             score = sum(one.log_probabilities) / len(one.token_ids)
-            assert one.token_ids == tokens or score > their_score  # which random weights these are, CPUs differ in
-            num_equal += one.token_ids == tokens
-    assert num_equal >= 14  # of 16
+            if one.token_ids == tokens:
+                assert score == pytest.approx(their_score, rel=1e-4)
+                num_equal += 1
+            else:
+                assert score > their_score
+    assert num_equal >= 15  # of 16; all on an Intel CPU, all but one on an AMD
 
 
 # What ends an answer.
