@@ -1,16 +1,17 @@
 """Episodes of the world: prompts of several videos or pictures whose earlier answers tell the later ones.
 
 What it takes to learn from a prompt is taught by texts in which that is the only way to know: names made up for this
-one text are given to drawings at rest (`bind`) or doing one thing or another (`actor`), or to what a drawing does over
-time (`motion`, `order`), or a way to answer is shown by examples and never said (`rule`). Classes come back again and
-again within a text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has
-told before. `ask` are examples of questions as a few-shot benchmark puts them, `name` pictures with their true
-names.
+one text are given to drawings at rest (`bind`) or doing one thing or another (`actor`, and `scene` in videos of the
+world), to whole videos that parts of them are shown of (`clip`), or to what a drawing does over time (`motion`,
+`order`), or a way to answer is shown by examples and never said (`rule`). Classes come back again and again within a
+text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has told before.
+`ask` are examples of questions as a few-shot benchmark puts them, `name` pictures with their true names, `doer` videos
+with the true name of what moves or does something.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -19,9 +20,9 @@ import numpy as np
 
 from datamodules.world.drawings import Drawing, with_article
 from datamodules.world.files import make_files
-from datamodules.world.motions import FAMILIES, Motion, sample_motions
+from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
 from datamodules.world.names import made_up_names
-from datamodules.world.questions import readout
+from datamodules.world.questions import questions, readout
 from datamodules.world.rules import RULES, sample_rule
 from datamodules.world.scene import SAMPLED_FRAMES
 from datamodules.world.stages import (
@@ -41,15 +42,18 @@ from videoflamingo.training.texts import SPLITS, Draw, PlannedText, Split, Texts
 from videoflamingo.video.medium import MediumRequest
 
 T = TypeVar("T")
-EpisodeKind = Literal["name", "bind", "actor", "motion", "order", "rule", "ask"]
+EpisodeKind = Literal["name", "doer", "bind", "actor", "scene", "clip", "motion", "order", "rule", "ask"]
 # (classes, chunks) of an episode's shapes: every class once, then any of them.
 SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
     "name": ((1, 12),),
+    "doer": ((1, 6),),
     "bind": ((2, 6), (3, 8), (5, 12), (8, 16), (12, 22), (20, 32)),
     "actor": ((2, 5), (3, 8), (5, 12)),
-    "motion": ((2, 5), (2, 6), (3, 8), (4, 10), (5, 12)),
-    "order": ((2, 5), (3, 8), (5, 12)),
-    "rule": ((1, 6),),
+    "scene": ((2, 5), (3, 8), (5, 8), (5, 12)),
+    "clip": ((2, 5), (3, 6), (5, 12)),
+    "motion": ((2, 5), (2, 6), (3, 8), (4, 10), (5, 12), (5, 24)),
+    "order": ((2, 5), (3, 8), (5, 12), (5, 24)),
+    "rule": ((1, 6), (1, 9)),
     "ask": ((1, 4),),
 }
 OF_PICTURES: tuple[EpisodeKind, ...] = ("name", "bind")
@@ -58,6 +62,8 @@ QUESTIONS: dict[EpisodeKind, tuple[str, ...]] = {
     "name": ("What is this?", "What is in the picture?"),
     "bind": ("What is this?", "What is this called?"),
     "actor": ("What is moving?", "What is this called?"),
+    "scene": ("What is moving?", "What is this called?"),
+    "clip": ("Which film is this?", "What is this called?"),
     "motion": ("What does it do?", "What is this called?"),
     "order": ("What happens?", "What is this called?"),
 }
@@ -65,12 +71,15 @@ QUESTIONS: dict[EpisodeKind, tuple[str, ...]] = {
 WITH_QUESTION: dict[EpisodeKind, tuple[bool, ...]] = {
     **dict.fromkeys(SHAPES, (False, True)),
     "rule": (False,),
+    "doer": (True,),
     "ask": (True,),
 }
 QUESTION_WEIGHT = 1 / 3  # of shapes with a question beside those without, where a kind has both
 OTHER_NAMES_SHARE = 0.15  # of `bind` episodes whose names are those of other drawings
 SAME_DRAWING_SHARE = 0.7  # of `motion` episodes, so that only time tells
-FAMILY_CHANCES = (0.5, 0.2, 0.1, 0.2)  # of a `motion` episode's classes: path, rhythm, turn, size
+FAMILY_CHANCES = {"path": 0.5, "rhythm": 0.2, "turn": 0.1, "size": 0.2}  # of a `motion` episode's classes
+PICTURE_SHARE = 0.25  # of the media in a `scene` episode
+LEAST_PART = 4  # frames of a video that a `clip` episode shows
 EPISODE_DRAW, SHAPE_DRAW = 0x65706973, 0x73686170
 
 
@@ -125,6 +134,7 @@ class EpisodeTexts(Texts):
         pictures_per_step, videos_per_step: media of a step, the bound on its texts.
         shares: how often a step is of a kind; kinds not named never are.
         skill_emphasis: of `WorldTexts`.
+        family_chances: how often the classes of a `motion` episode are of a family; families not named never are.
         names_said: whether visual tokens are to say names, after what happens, which they learn sooner without.
         num_validation: episodes to validate on, of drawings and motions that are held out.
         size: pixels of the square frame's side.
@@ -148,6 +158,7 @@ class EpisodeTexts(Texts):
         videos_per_step: int = 64,
         shares: dict[EpisodeKind, float] | None = None,
         skill_emphasis: dict[str, float] | None = None,
+        family_chances: dict[Family, float] | None = None,
         names_said: bool = True,
         num_validation: int = 0,
         size: int = 192,
@@ -167,6 +178,10 @@ class EpisodeTexts(Texts):
         wrong = {kind: share for kind, share in self.shares.items() if kind not in SHAPES or share < 0}
         if wrong or not any(self.shares.values()):
             raise UsageError(f"episodes: shares {wrong or self.shares}; give {', '.join(SHAPES)} numbers, some above 0")
+        families = FAMILY_CHANCES if family_chances is None else family_chances
+        if not families.keys() <= FAMILY_CHANCES.keys() or min(families.values(), default=0.0) <= 0:
+            raise UsageError(f"episodes: family_chances {families}; give {', '.join(FAMILY_CHANCES)} numbers above 0")
+        self.family_chances = {family: chance / sum(families.values()) for family, chance in families.items()}
         self.folder = Path(folder).expanduser()
         self.num_movers, self.num_casts, self.backgrounds = num_movers, num_casts, backgrounds
         self.pictures_per_step, self.videos_per_step = pictures_per_step, videos_per_step
@@ -241,8 +256,11 @@ class EpisodeTexts(Texts):
         rng = draw.generator(EPISODE_DRAW)
         makers = {
             "name": self._named,
+            "doer": self._doing,
             "bind": self._bound,
             "actor": self._acting,
+            "scene": self._in_scenes,
+            "clip": self._in_parts,
             "motion": self._moving,
             "order": self._ordered,
             "rule": self._ruled,
@@ -261,6 +279,15 @@ class EpisodeTexts(Texts):
             question = _one_of(QUESTIONS["name"], rng) if shape.with_question else None
             answer = with_article(drawing.name) if question is None else drawing.name
             chunks.append(Chunk(request, question, answer, True, _said_of_still(drawing)))
+        return chunks
+
+    def _doing(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        chunks = []
+        alone = np.concatenate([[], *self._scenes_alone.values()])
+        for index in _different(alone, shape.num_chunks, rng, "videos of a drawing alone"):
+            scene, request = self.world.seen("train", index, rng)
+            asked = next(one for one in questions(scene, rng) if one.skill == "object")
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
     def _bound(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
@@ -292,8 +319,44 @@ class EpisodeTexts(Texts):
             chunks.append(self._clip(stage, motion, question, put(names[of_class]), counts, rng))
         return chunks
 
+    def _in_scenes(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        """Of drawings to train on, in videos of the world in which they are alone, or at rest."""
+        drawings = list(self._scenes_alone)
+        chosen = [drawings[at] for at in _different(range(len(drawings)), shape.num_classes, rng, "drawings alone")]
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            drawing = chosen[of_class]
+            places = self._places("train").get(drawing, [])
+            if rng.random() < PICTURE_SHARE and places:
+                cast, which = _one_of(places, rng)
+                request, _ = self._still("train", cast, which, rng)
+                said = _said_of_still(drawing)
+            else:
+                scene, request = self.world.seen("train", int(rng.choice(self._scenes_alone[drawing])), rng)
+                said = readout(scene)
+            chunks.append(Chunk(request, question, put(names[of_class]), counts, said))
+        return chunks
+
+    def _in_parts(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        """Of videos of the world; each chunk shows some frames of one, which follow one another."""
+        videos = _different(self._videos, shape.num_classes, rng, "videos")
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            scene, request = self.world.seen("train", videos[of_class], rng)
+            length = int(rng.integers(LEAST_PART, SAMPLED_FRAMES + 1))
+            first = int(rng.integers(SAMPLED_FRAMES - length + 1))
+            shown = slice(first, first + length)
+            at = range(SAMPLED_FRAMES)[::-1][shown] if request.backwards else range(SAMPLED_FRAMES)[shown]
+            request = replace(request, order=tuple(sorted(at)))
+            chunks.append(Chunk(request, question, put(names[of_class]), counts, readout(scene)[shown]))
+        return chunks
+
     def _moving(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
-        family = _one_of(FAMILIES[:-1], rng, FAMILY_CHANCES)
+        family = _one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))
         classes = sample_motions(shape.num_classes, family, rng, held_out=split != "train")
         num_groups = self._num_movers(split)
         same = int(rng.integers(num_groups)) if rng.random() < SAME_DRAWING_SHARE else None
@@ -374,6 +437,19 @@ class EpisodeTexts(Texts):
                     places.setdefault(drawing, []).append((cast, which))
         return found
 
+    @cached_property
+    def _videos(self) -> np.ndarray:
+        return np.flatnonzero([scene.kind != "picture" for scene in self.world.scenes("train")])
+
+    @cached_property
+    def _scenes_alone(self) -> dict[Drawing, np.ndarray]:
+        """For each drawing, in which videos it moves or does something with no other beside it."""
+        found: dict[Drawing, list[int]] = {}
+        for index, scene in enumerate(self.world.scenes("train")):
+            if scene.kind in ("move", "event") and scene.bystander is None:
+                found.setdefault(scene.main.drawing, []).append(index)
+        return {drawing: np.array(own) for drawing, own in found.items()}
+
     def _scenes_of(self, kind: str) -> np.ndarray:
         return self._scenes_by_kind.get(kind, np.array([], np.int64))
 
@@ -439,3 +515,17 @@ def _said_of_still(drawing: Drawing) -> tuple[str, ...]:
 
 def _one_of(options: Sequence[T], rng: np.random.Generator, chances: tuple[float, ...] | None = None) -> T:
     return options[rng.choice(len(options), p=chances)]
+
+
+def _different(numbers: Sequence[int] | np.ndarray, count: int, rng: np.random.Generator, what: str) -> list[int]:
+    """Some of these, each once.
+
+    Raises:
+        UsageError: if there are fewer.
+    """
+    if len(numbers) < count:
+        raise UsageError(
+            f"episodes: an episode takes {count} different {what}, and there are {len(numbers)}; raise num_videos, or "
+            "leave its kind out of shares"
+        )
+    return [int(number) for number in rng.choice(numbers, count, replace=False)]

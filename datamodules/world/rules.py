@@ -43,6 +43,15 @@ def _bystander(scene: Scene) -> str | None:
     return None if scene.bystander is None else scene.bystander.name
 
 
+def _pair(words: Callable[[str, str], str]) -> Callable[[Scene], str | None]:
+    """Of the first and the last that appear."""
+    return lambda scene: words(scene.actors[0].name, scene.actors[-1].name)
+
+
+def _with_bystander(words: Callable[[str, str], str]) -> Callable[[Scene], str | None]:
+    return lambda scene: None if scene.bystander is None else words(scene.main.name, scene.bystander.name)
+
+
 def _digit(scene: Scene) -> str:
     return str(len(scene.actors))
 
@@ -53,20 +62,42 @@ RULES: dict[str, Rule] = {
     "exclaimed": Rule(("move", "event", "picture"), lambda scene: f"{scene.main.name}!"),
     "twice": Rule(("picture",), lambda scene: f"{scene.main.name}, {scene.main.name}"),
     "sentence": Rule(("picture",), lambda scene: f"I see {with_article(scene.main.name)}."),
+    "article": Rule(("move", "event", "picture"), lambda scene: with_article(scene.main.name)),
+    "behold": Rule(("move", "event", "picture"), lambda scene: f"behold the {scene.main.name}"),
+    "asked": Rule(("picture",), lambda scene: f"{scene.main.name}? yes"),
     "loud": Rule(("picture",), lambda scene: scene.main.name.upper()),
     "direction": Rule(("move",), _of_mover(lambda name, direction: direction)),
     "compass": Rule(("move",), _of_mover(lambda name, direction: COMPASS[direction])),
     "arrow": Rule(("move",), _of_mover(lambda name, direction: ARROWS[direction])),
     "goes": Rule(("move",), _of_mover(lambda name, direction: f"it goes {direction}")),
     "name and direction": Rule(("move",), _of_mover(lambda name, direction: f"{name}: {direction}")),
+    "name, then direction": Rule(("move",), _of_mover(lambda name, direction: f"{name} {direction}")),
+    "asked direction": Rule(("move",), _of_mover(lambda name, direction: f"going {direction}? yes, {direction}")),
+    "loud direction": Rule(("move",), _of_mover(lambda name, direction: direction.upper())),
+    "compass of name": Rule(("move",), _of_mover(lambda name, direction: f"{name} heads {COMPASS[direction]}")),
     "pace": Rule(("move",), lambda scene: scene.main.pace),
+    "pace and direction": Rule(("move",), lambda scene: f"{scene.main.pace} {scene.main.direction}"),
+    "pace and name": Rule(("move",), lambda scene: f"{scene.main.pace} {scene.main.name}"),
+    "pace of name": Rule(("move",), lambda scene: f"{scene.main.name}, {scene.main.pace}"),
+    "both": Rule(("move", "event"), _with_bystander(lambda name, other: f"{name} and {other}")),
+    "both turned round": Rule(("move", "event"), _with_bystander(lambda name, other: f"{other}; {name}")),
+    "neighbour": Rule(("move", "event"), _with_bystander(lambda name, other: f"near {with_article(other)}")),
     "event": Rule(("event",), lambda scene: event_name(scene.main)),
     "name and event": Rule(("event",), lambda scene: f"{scene.main.name}: {event_name(scene.main)}"),
+    "event and name": Rule(("event",), lambda scene: f"{event_name(scene.main)} {scene.main.name}"),
+    "loud event": Rule(("event",), lambda scene: event_name(scene.main).upper()),
+    "it does": Rule(("event",), lambda scene: f"it {event_name(scene.main)}!"),
     "first": Rule(("sequence",), _nth(0)),
     "third": Rule(("sequence",), _nth(2)),
     "last": Rule(("sequence",), _nth(-1)),
+    "first and last": Rule(("sequence",), _pair(lambda first, last: f"{first} and {last}")),
+    "last and first": Rule(("sequence",), _pair(lambda first, last: f"{last} after {first}")),
+    "first, as a sentence": Rule(("sequence",), _pair(lambda first, last: f"{with_article(first)} begins")),
+    "last, as a sentence": Rule(("sequence",), _pair(lambda first, last: f"it ends with {with_article(last)}")),
+    "two": Rule(("sequence",), lambda scene: " then ".join(actor.name for actor in scene.actors[:2])),
     "count": Rule(("sequence",), lambda scene: COUNTS[len(scene.actors)]),
     "count in digits": Rule(("sequence",), _digit),
+    "count and first": Rule(("sequence",), lambda scene: f"{_digit(scene)}, {scene.actors[0].name}"),
     "list": Rule(("sequence",), lambda scene: ", ".join(actor.name for actor in scene.actors)),
     # Never trained.
     "second": Rule(("sequence",), _nth(1), held_out=True),

@@ -49,7 +49,7 @@ def answers(text: PlannedText) -> list[tuple[str, bool]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["bind", "motion", "order"])
+@pytest.mark.parametrize("kind", ["bind", "scene", "clip", "motion", "order"])
 def test_only_what_was_told_before_counts(kind: str) -> None:
     for text in of_kind(episodes(), kind):
         told: set[str] = set()
@@ -86,6 +86,70 @@ def test_names_go_with_drawings() -> None:
         assert len(set(names.values())) == len(names)
         for (answer, _), said in zip(answers(text), text.readouts, strict=True):
             assert names[answer] == said
+
+
+def test_names_go_with_what_moves_in_scenes_or_rests_in_pictures() -> None:
+    lengths = set()
+    for text in of_kind(episodes(), "scene"):
+        drawings = [said[0].split(maxsplit=1)[1] for said in text.readouts]
+        names = dict(zip([answer for answer, _ in answers(text)], drawings, strict=True))
+        assert len(set(names.values())) == len(names) >= 2
+        assert [names[answer] for answer, _ in answers(text)] == drawings
+        lengths |= {request.sampling.num_frames for request in text.media if request.order is None}
+        assert all("picture" not in str(request.source) for request in text.media)
+    assert lengths == {8}
+
+
+def test_names_go_with_videos_of_which_parts_are_shown() -> None:
+    shown = set()
+    for text in of_kind(episodes(), "clip"):
+        sources = [request.source for request in text.media]
+        names = dict(zip([answer for answer, _ in answers(text)], sources, strict=True))
+        assert len(set(names.values())) == len(names) >= 2
+        assert [names[answer] for answer, _ in answers(text)] == sources
+        for request, said in zip(text.media, text.readouts, strict=True):
+            assert request.order is not None
+            assert len(request.order) == len(said) >= 4
+            assert request.order == tuple(range(request.order[0], request.order[-1] + 1))
+            shown.add((request.order, request.backwards))
+    assert len(shown) > 10
+
+
+def test_parts_shown_backwards_say_what_these_frames_show() -> None:
+    texts = episodes()
+    world = texts.world
+    sources = (request.source for request in world.media("train"))
+    scenes = dict(zip(sources, world.scenes("train"), strict=True))
+    checked = 0
+    for text in of_kind(texts, "clip", 80):
+        for request, said in zip(text.media, text.readouts, strict=True):
+            scene = scenes[request.source]
+            if scene.kind == "sequence":
+                order = list(request.order or ())
+                shown = [scene.sampled_times()[at] for at in (order[::-1] if request.backwards else order)]
+                there = [next(actor for actor in scene.actors if actor.pose_at(time)) for time in shown]
+                assert said == tuple(f" still {actor.name}" for actor in there)
+                checked += request.backwards
+    assert checked > 5
+
+
+def test_true_names_are_of_what_moves_or_does_something() -> None:
+    for text in of_kind(episodes(), "doer"):
+        for (answer, counts), said in zip(answers(text), text.readouts, strict=True):
+            assert counts
+            assert {one.split(maxsplit=1)[1] for one in said} == {answer.strip()}
+
+
+def test_families_of_motions_are_as_often_as_asked() -> None:
+    texts = episodes(family_chances={"turn": 1.0})
+    said = {one.split()[0] for text in of_kind(texts, "motion") for told in text.readouts for one in told}
+    assert said == {"back", "still", "around"}
+
+
+def test_too_few_videos_for_an_episode_are_named() -> None:
+    message = "takes [0-9] different videos, and there are 1; raise num_videos, or leave its kind out of shares"
+    with pytest.raises(UsageError, match=message):
+        of_kind(episodes(num_videos=1), "clip")
 
 
 def test_a_step_is_of_one_shape_and_within_the_media_it_may_have() -> None:
@@ -129,8 +193,11 @@ def test_stages_are_all_that_episodes_ask_for() -> None:
     [
         ({"num_movers": 0}, "num_movers is 0; give 1 to "),
         ({"num_casts": 10_000}, "num_casts is 10000; give 1 to "),
-        ({"shares": {"song": 1.0}}, r"shares \{'song': 1.0\}; give name, bind"),
+        ({"shares": {"song": 1.0}}, r"shares \{'song': 1.0\}; give name, doer"),
         ({"shares": {"name": 0.0}}, "some above 0"),
+        ({"family_chances": {"order": 1.0}}, r"family_chances \{'order': 1.0\}; give path, rhythm"),
+        ({"family_chances": {"path": 0.0}}, "numbers above 0"),
+        ({"family_chances": {}}, "numbers above 0"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
