@@ -74,7 +74,7 @@ readers: setup
 	@$(VENV)/bin/python tests/video/readers_table.py
 
 tiny: setup
-	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world.yaml
+	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world_varied.yaml
 	@set -e; for recipe in tiny_world_motion tiny_world_warmup tiny_world tiny_world_varied; do \
 		$(VENV)/bin/videoflamingo fit --config recipes/$$recipe.yaml --ckpt_path auto; \
 	done

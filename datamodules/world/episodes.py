@@ -2,11 +2,11 @@
 
 What it takes to learn from a prompt is taught by texts in which that is the only way to know: names made up for this
 one text are given to drawings at rest (`bind`) or doing one thing or another (`actor`, and `scene` in videos of the
-world), to whole videos that parts of them are shown of (`clip`), or to what a drawing does over time (`motion`,
-`order`), or a way to answer is shown by examples and never said (`rule`). Classes come back again and again within a
-text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has told before.
-`ask` are examples of questions as a few-shot benchmark puts them, `name` pictures with their true names, `doer` videos
-with the true name of what moves or does something.
+world), to whole videos of which parts are shown (`clip`, and `film` for crowded ones), or to what a drawing does over
+time (`motion`, `order`), or a way to answer is shown by examples and never said (`rule`). Classes come back again and
+again within a text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has
+told before. `ask` are examples of questions as a few-shot benchmark puts them, `name` pictures with their true names,
+`doer` videos with the true name of what moves or does something.
 """
 
 import math
@@ -30,9 +30,11 @@ from datamodules.world.stages import (
     PLACEMENTS,
     Stage,
     casts,
+    frames_of_film,
     frames_of_motion,
     movers,
     still_of_cast,
+    words_of_film,
     words_of_motion,
 )
 from datamodules.world.texts import WorldTexts
@@ -42,7 +44,7 @@ from videoflamingo.training.texts import SPLITS, Draw, PlannedText, Split, Texts
 from videoflamingo.video.medium import MediumRequest
 
 T = TypeVar("T")
-EpisodeKind = Literal["name", "doer", "bind", "actor", "scene", "clip", "motion", "order", "rule", "ask"]
+EpisodeKind = Literal["name", "doer", "bind", "actor", "scene", "clip", "film", "motion", "order", "rule", "ask"]
 # (classes, chunks) of an episode's shapes: every class once, then any of them.
 SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
     "name": ((1, 12),),
@@ -51,6 +53,7 @@ SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
     "actor": ((2, 5), (3, 8), (5, 12)),
     "scene": ((2, 5), (3, 8), (5, 8), (5, 12)),
     "clip": ((2, 5), (3, 6), (5, 12)),
+    "film": ((2, 5), (3, 4), (3, 6), (5, 12)),
     "motion": ((2, 5), (2, 6), (3, 8), (4, 10), (5, 12), (5, 24)),
     "order": ((2, 5), (3, 8), (5, 12), (5, 24)),
     "rule": ((1, 6), (1, 9)),
@@ -64,6 +67,7 @@ QUESTIONS: dict[EpisodeKind, tuple[str, ...]] = {
     "actor": ("What is moving?", "What is this called?"),
     "scene": ("What is moving?", "What is this called?"),
     "clip": ("Which film is this?", "What is this called?"),
+    "film": ("Which film is this?", "What is this called?"),
     "motion": ("What does it do?", "What is this called?"),
     "order": ("What happens?", "What is this called?"),
 }
@@ -77,7 +81,8 @@ WITH_QUESTION: dict[EpisodeKind, tuple[bool, ...]] = {
 QUESTION_WEIGHT = 1 / 3  # of shapes with a question beside those without, where a kind has both
 OTHER_NAMES_SHARE = 0.15  # of `bind` episodes whose names are those of other drawings
 SAME_DRAWING_SHARE = 0.7  # of `motion` episodes, so that only time tells
-FAMILY_CHANCES = {"path": 0.5, "rhythm": 0.2, "turn": 0.1, "size": 0.2}  # of a `motion` episode's classes
+# How often a `motion` episode's classes are of a family.
+FAMILY_CHANCES: dict[Family, float] = {"path": 0.5, "rhythm": 0.2, "turn": 0.1, "size": 0.2}
 PICTURE_SHARE = 0.25  # of the media in a `scene` episode
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
 EPISODE_DRAW, SHAPE_DRAW = 0x65706973, 0x73686170
@@ -129,6 +134,7 @@ class EpisodeTexts(Texts):
         num_movers: drawings that are shown doing things, each on `backgrounds` backgrounds.
         num_casts: groups of four drawings, each on `backgrounds` backgrounds; 352 hold every drawing twice.
         backgrounds: how many.
+        num_films: crowded videos, 150 kB each, for `film` episodes.
         num_videos, num_pictures, num_beside, mirrored_share: of `WorldTexts`, for rules and questions; each of them is
             made once for both.
         pictures_per_step, videos_per_step: media of a step, the bound on its texts.
@@ -150,6 +156,7 @@ class EpisodeTexts(Texts):
         num_movers: int = 160,
         num_casts: int = 352,
         backgrounds: int = 4,
+        num_films: int = 0,
         num_videos: int = 4000,
         num_pictures: int = 8000,
         num_beside: int = 0,
@@ -168,6 +175,7 @@ class EpisodeTexts(Texts):
             ("num_movers", num_movers, 1, len(movers("train"))),
             ("num_casts", num_casts, 1, len(casts("train"))),
             ("backgrounds", backgrounds, 1, 1000),
+            ("num_films", num_films, 0, 100_000),
             ("pictures_per_step", pictures_per_step, 32, 100_000),
             ("videos_per_step", videos_per_step, 12, 100_000),
             ("num_validation", num_validation, 0, 100_000),
@@ -183,7 +191,12 @@ class EpisodeTexts(Texts):
             raise UsageError(f"episodes: family_chances {families}; give {', '.join(FAMILY_CHANCES)} numbers above 0")
         self.family_chances = {family: chance / sum(families.values()) for family, chance in families.items()}
         self.folder = Path(folder).expanduser()
-        self.num_movers, self.num_casts, self.backgrounds = num_movers, num_casts, backgrounds
+        self.num_movers, self.num_casts, self.num_films, self.backgrounds = (
+            num_movers,
+            num_casts,
+            num_films,
+            backgrounds,
+        )
         self.pictures_per_step, self.videos_per_step = pictures_per_step, videos_per_step
         self.num_validation, self.frame_size, self.num_workers = num_validation, size, num_workers
         self.names_said = names_said
@@ -232,6 +245,8 @@ class EpisodeTexts(Texts):
         for background in range(self.backgrounds):
             for group in range(self._num_movers(split)):
                 yield Stage("mover", drawn, group, background, self.frame_size)
+        for group in range(self._num_films(split)):
+            yield Stage("film", drawn, group, 0, self.frame_size)
 
     def media(self, split: Split) -> Iterator[MediumRequest]:
         for stage in self.stages(split):
@@ -261,6 +276,7 @@ class EpisodeTexts(Texts):
             "actor": self._acting,
             "scene": self._in_scenes,
             "clip": self._in_parts,
+            "film": self._in_films,
             "motion": self._moving,
             "order": self._ordered,
             "rule": self._ruled,
@@ -355,6 +371,18 @@ class EpisodeTexts(Texts):
             chunks.append(Chunk(request, question, put(names[of_class]), counts, readout(scene)[shown]))
         return chunks
 
+    def _in_films(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
+        groups = _different(range(self._num_films(split)), shape.num_classes, rng, "films", "num_films")
+        stages = [Stage("film", self._drawn(split), group, 0, self.frame_size) for group in groups]
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            stage = stages[of_class]
+            request = stage.request(self.folder, frames_of_film(rng))
+            chunks.append(Chunk(request, question, put(names[of_class]), counts, words_of_film(stage)))
+        return chunks
+
     def _moving(self, split: Split, shape: "Shape", rng: np.random.Generator) -> list[Chunk]:
         family = _one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))
         classes = sample_motions(shape.num_classes, family, rng, held_out=split != "train")
@@ -419,6 +447,10 @@ class EpisodeTexts(Texts):
     def _num_movers(self, split: Split) -> int:
         """For validation a fifth as many."""
         return self.num_movers if split == "train" else min(math.ceil(self.num_movers / 5), len(movers("held_out")))
+
+    def _num_films(self, split: Split) -> int:
+        """For validation a fifth as many."""
+        return self.num_films if split == "train" else math.ceil(self.num_films / 5)
 
     def _num_casts(self, split: Split) -> int:
         return min(self.num_casts, len(casts(self._drawn(split))))
@@ -517,7 +549,9 @@ def _one_of(options: Sequence[T], rng: np.random.Generator, chances: tuple[float
     return options[rng.choice(len(options), p=chances)]
 
 
-def _different(numbers: Sequence[int] | np.ndarray, count: int, rng: np.random.Generator, what: str) -> list[int]:
+def _different(
+    numbers: Sequence[int] | np.ndarray, count: int, rng: np.random.Generator, what: str, option: str = "num_videos"
+) -> list[int]:
     """Some of these, each once.
 
     Raises:
@@ -525,7 +559,7 @@ def _different(numbers: Sequence[int] | np.ndarray, count: int, rng: np.random.G
     """
     if len(numbers) < count:
         raise UsageError(
-            f"episodes: an episode takes {count} different {what}, and there are {len(numbers)}; raise num_videos, or "
+            f"episodes: an episode takes {count} different {what}, and there are {len(numbers)}; raise {option}, or "
             "leave its kind out of shares"
         )
     return [int(number) for number in rng.choice(numbers, count, replace=False)]

@@ -2,8 +2,9 @@
 
 A stage shows a drawing on one background at every place of a grid, at eight angles and in five sizes, or a cast of
 four drawings at three places each. Any path, rhythm, turn or order is then a choice of eight of its frames, so that
-from one entry of a feature cache thousands of clips can be shown, at no cost for the tower. The file is an H.264 video
-of the stills at 8 a second.
+from one entry of a feature cache thousands of clips can be shown, at no cost for the tower. A film is full of drawings
+that a camera passes, as real film is full of things; its parts are clips. The file is an H.264 video of the stills at
+8 a second.
 """
 
 from dataclasses import dataclass, replace
@@ -28,11 +29,21 @@ SIZES = (0.56, 0.75, 1.0, 1.33, 1.78)  # of the size at rest
 CAST = 4
 PLACEMENTS = 3
 FOLDER_FILES = 500
-STAGE_DRAW, CAST_DRAW = 0x73746167, 0x63617374
+STAGE_DRAW, CAST_DRAW, FILM_DRAW = 0x73746167, 0x63617374, 0x66696C6D
 
-StageKind = Literal["mover", "cast"]
+FILM_FRAMES = 24
+IN_FILM = (5, 12)  # how many drawings a film has, at least and at most
+FILM_SIZES = (0.2, 0.8)
+CAMERA_STEP, OWN_STEP = 0.03, 0.05  # frame sizes from frame to frame, at most
+OWN_STEP_SHARE = 0.4  # of a film's drawings that move by themselves
+
+StageKind = Literal["mover", "cast", "film"]
 EMPTY = 0
-NUM_FRAMES: dict[StageKind, int] = {"mover": 1 + GRID * GRID + ANGLES + SIZE_LEVELS, "cast": 1 + CAST * PLACEMENTS}
+NUM_FRAMES: dict[StageKind, int] = {
+    "mover": 1 + GRID * GRID + ANGLES + SIZE_LEVELS,
+    "cast": 1 + CAST * PLACEMENTS,
+    "film": 1 + FILM_FRAMES,
+}
 
 
 @dataclass(frozen=True)
@@ -40,9 +51,9 @@ class Stage:
     """One file of stills.
 
     Args:
-        kind: `mover` for one drawing, `cast` for four.
+        kind: `mover` for one drawing, `cast` for four, `film` for many at once.
         split: which drawings.
-        group: which of the drawings, or of the casts, of the split.
+        group: which of the drawings, or of the casts, of the split; of a film, its number.
         background: number of the background; the same drawings have several.
         size: pixels of the square frame's side.
     """
@@ -55,9 +66,14 @@ class Stage:
 
     @property
     def drawings(self) -> tuple[Drawing, ...]:
-        """Whom it shows: one, or a cast."""
+        """Whom it shows: one, or a cast, or those of a film from the farthest to the nearest."""
         if self.kind == "mover":
             return (movers(self.split)[self.group],)
+        if self.kind == "film":
+            pool, rng = drawings_of(self.split), np.random.default_rng([FILM_DRAW, self.group])
+            return tuple(
+                pool[index] for index in rng.choice(len(pool), rng.integers(IN_FILM[0], IN_FILM[1] + 1), False)
+            )
         return casts(self.split)[self.group]
 
     def path(self, folder: Path) -> Path:
@@ -77,10 +93,11 @@ class Stage:
 
     def stills(self) -> tuple[Background, list[tuple[Actor, ...]]]:
         """The background, and who is on it in each frame."""
-        split, kind = int(self.split == "held_out"), int(self.kind == "cast")
+        split, kind = int(self.split == "held_out"), ("mover", "cast", "film").index(self.kind)
         rng = np.random.default_rng([STAGE_DRAW, split, kind, self.group, self.background])
         background = sample_background(rng)
-        return background, [(), *(self._mover(rng) if self.kind == "mover" else self._cast(rng))]
+        shown = {"mover": self._mover, "cast": self._cast, "film": self._film}[self.kind]
+        return background, [(), *shown(rng)]
 
     def _mover(self, rng: np.random.Generator) -> list[tuple[Actor, ...]]:
         (drawing,) = self.drawings
@@ -103,6 +120,24 @@ class Stage:
             for _ in range(PLACEMENTS):
                 x, y = (float(place) for place in rng.uniform(0.3, 0.7, 2))
                 shown.append((Actor(drawing, x, y, float(rng.uniform(0.35, 0.7))),))
+        return shown
+
+    def _film(self, rng: np.random.Generator) -> list[tuple[Actor, ...]]:
+        """Of a torus, over which the camera moves evenly and some of the drawings as well."""
+        num = len(self.drawings)
+        places, sizes, angles = rng.random((num, 2)), rng.uniform(*FILM_SIZES, num), rng.uniform(-30.0, 30.0, num)
+        steps = rng.uniform(-OWN_STEP, OWN_STEP, (num, 2)) * (rng.random((num, 1)) < OWN_STEP_SHARE)
+        steps = steps + rng.uniform(-CAMERA_STEP, CAMERA_STEP, 2)  # [N, 2]
+        order = np.argsort(-sizes)  # small ones before large ones, so that all are seen
+        shown = []
+        for at in range(FILM_FRAMES):
+            x, y = ((places + at * steps) % 1.0).T
+            shown.append(
+                tuple(
+                    Actor(self.drawings[one], float(x[one]), float(y[one]), float(sizes[one]), float(angles[one]), True)
+                    for one in order
+                )
+            )
         return shown
 
     def request(self, folder: Path, order: tuple[int, ...] | None = None) -> MediumRequest:
@@ -153,6 +188,19 @@ def frames_of_motion(motion: Motion, rng: np.random.Generator) -> tuple[int, ...
         return tuple(int(first_turned + ANGLES + level) for level in states)
     cell = int(1 + rng.integers(GRID * GRID))
     return tuple(cell if shown else EMPTY for shown in states)
+
+
+def frames_of_film(rng: np.random.Generator) -> tuple[int, ...]:
+    """Eight frames of a `film` stage that follow one another, or every other one, from a time drawn anew."""
+    stride = int(rng.integers(1, 3))
+    first = int(1 + rng.integers(FILM_FRAMES - stride * (SAMPLED_FRAMES - 1)))
+    return tuple(range(first, first + stride * SAMPLED_FRAMES, stride))
+
+
+def words_of_film(stage: Stage) -> tuple[str, ...]:
+    """What there is to say of each of the 8 frames: the names of its drawings, the largest first, again and again."""
+    actors = stage.stills()[1][1]
+    return tuple(f" here {actors[at % len(actors)].name}" for at in range(SAMPLED_FRAMES))
 
 
 def words_of_motion(motion: Motion, drawings: tuple[Drawing, ...], frames: tuple[int, ...]) -> list[str]:

@@ -1,5 +1,6 @@
 """Episodes: what is told before counts, what cannot be known does not, and clips show what their answers say."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from datamodules.world.stages import (
     frames_of_motion,
     movers,
     still_of_cast,
+    words_of_film,
     words_of_motion,
 )
 from videoflamingo.errors import UsageError
@@ -28,7 +30,15 @@ from videoflamingo.video import load_clip
 
 
 def episodes(folder: Path | str = "world", **options: Any) -> EpisodeTexts:
-    small = {"num_movers": 6, "num_casts": 40, "backgrounds": 2, "num_videos": 40, "num_pictures": 10, "size": 64}
+    small = {
+        "num_movers": 6,
+        "num_casts": 40,
+        "backgrounds": 2,
+        "num_videos": 40,
+        "num_pictures": 10,
+        "size": 64,
+        "num_films": 6,
+    }
     return EpisodeTexts(str(folder), **{**small, **options})
 
 
@@ -49,7 +59,7 @@ def answers(text: PlannedText) -> list[tuple[str, bool]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["bind", "scene", "clip", "motion", "order"])
+@pytest.mark.parametrize("kind", ["bind", "scene", "clip", "film", "motion", "order"])
 def test_only_what_was_told_before_counts(kind: str) -> None:
     for text in of_kind(episodes(), kind):
         told: set[str] = set()
@@ -144,6 +154,39 @@ def test_families_of_motions_are_as_often_as_asked() -> None:
     texts = episodes(family_chances={"turn": 1.0})
     said = {one.split()[0] for text in of_kind(texts, "motion") for told in text.readouts for one in told}
     assert said == {"back", "still", "around"}
+
+
+def test_names_go_with_films_of_which_parts_are_shown() -> None:
+    starts = set()
+    for text in of_kind(episodes(), "film"):
+        sources = [request.source for request in text.media]
+        names = dict(zip([answer for answer, _ in answers(text)], sources, strict=True))
+        assert len(set(names.values())) == len(names) >= 2
+        assert [names[answer] for answer, _ in answers(text)] == sources
+        for request in text.media:
+            assert request.order is not None
+            assert len(set(np.diff(request.order))) == 1
+            assert 1 <= request.order[0] < request.order[-1] < NUM_FRAMES["film"]
+            starts.add(request.order[0])
+    assert len(starts) > 5
+
+
+def test_a_film_shows_the_same_drawings_throughout_and_says_who_they_are(tmp_path: Path) -> None:
+    stage = Stage("film", "train", 3, 0, size=64)
+    stage.write(tmp_path / "film.mp4")
+    frames = load_clip(tmp_path / "film.mp4", num_frames=NUM_FRAMES["film"]).frames.astype(int)
+    assert min(np.abs(frame - frames[0]).sum() for frame in frames[1:]) > 20_000
+    assert min(np.abs(one - other).sum() for one, other in pairwise(frames[1:])) > 0
+    _, shown = stage.stills()
+    assert {actor.drawing for actors in shown[1:] for actor in actors} == set(stage.drawings)
+    assert all(len(actors) == len(stage.drawings) for actors in shown[1:])
+    assert {word.removeprefix(" here ") for word in words_of_film(stage)} <= {one.name for one in stage.drawings}
+    assert {drawing.held_out for drawing in Stage("film", "held_out", 3, 0).drawings} == {True}
+
+
+def test_too_few_films_for_an_episode_are_named() -> None:
+    with pytest.raises(UsageError, match="different films, and there are 0; raise num_films, or leave its kind out"):
+        of_kind(episodes(num_films=0), "film")
 
 
 def test_too_few_videos_for_an_episode_are_named() -> None:

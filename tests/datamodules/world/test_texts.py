@@ -268,32 +268,33 @@ def test_an_option_that_cannot_be_is_refused(settings: dict[str, Any], message: 
         world(**settings)
 
 
-def shrunk_recipe(folder: Path) -> dict[str, Any]:
-    """The bundled model's own recipe from files, with parts small enough for a test, and a language model for it."""
+def shrunk_recipe(name: str, folder: Path) -> dict[str, Any]:
+    """A recipe of the bundled model from files, with parts small enough for a test, and a language model for it."""
     tiny_language_model(len(tiny_tokenizer()), num_hidden_layers=7).save_pretrained(folder / "language")
     tiny_tokenizer().save_pretrained(folder / "language")
-    recipe = yaml.safe_load((ROOT / "recipes/tiny_world.yaml").read_text("utf-8"))
-    del recipe["model"]["init_from"]  # what the warm-up's recipe makes
+    recipe = yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text("utf-8"))
+    recipe["model"].pop("init_from", None)  # what the recipe before it makes
     del recipe["data"]["features"]
     recipe["model"]["config"]["language_model"] = str(folder / "language")
     recipe["model"]["config"]["vision"] |= {"tower": "random:test_efficientnet", "image_size": 64}
     recipe["model"]["config"]["resampler"] |= {"width": 32, "num_heads": 2, "dim_head": 8}
-    few = {"num_videos": 8, "num_beside": 2, "num_pictures": 2, "size": 64, "num_workers": 0}
-    for name, member in recipe["data"]["members"].items():
+    few = {"num_videos": 40, "num_beside": 2, "num_pictures": 2, "size": 64, "num_workers": 0}
+    for member_name, member in recipe["data"]["members"].items():
         member["batch_size"] = 2
-        own = {"num_movers": 6, "num_casts": 10, "backgrounds": 1} if name == "episodes" else {}
+        own = {"num_movers": 6, "num_casts": 10, "num_films": 6, "backgrounds": 1} if member_name == "episodes" else {}
         member["texts"]["init_args"] |= few | own
     recipe["data"] |= {"num_workers": 0, "steps_per_epoch": 2}
     recipe["trainer"] |= {"max_steps": 2, "enable_progress_bar": False}
     return recipe
 
 
+@pytest.mark.parametrize("name", ["tiny_world_motion", "tiny_world_warmup", "tiny_world", "tiny_world_varied"])
 def test_a_shrunk_recipe_trains_two_steps_from_files_and_leaves_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text(yaml.safe_dump(shrunk_recipe(tmp_path)), "utf-8")
+    Path("recipe.yaml").write_text(yaml.safe_dump(shrunk_recipe(name, tmp_path)), "utf-8")
     assert main(["fit", "--config", "recipe.yaml"]) == 0
-    model = load_checkpoint(tmp_path / "runs/tiny_world/trainable")
+    model = load_checkpoint(tmp_path / f"runs/{name}/trainable")
     assert model.block_layers == (0, 6)
     assert float(model.vision.feature_std.max()) != 1.0  # measured on the frames
