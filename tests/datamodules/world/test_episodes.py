@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.world.episodes import SHAPES, EpisodeTexts, bursty
+from datamodules.world.chunks import SHAPES, bursty
+from datamodules.world.episodes import EpisodeTexts
 from datamodules.world.motions import FAMILIES, sample_motions
 from datamodules.world.names import made_up_names
 from datamodules.world.rules import RULES, rules
@@ -186,7 +187,8 @@ def test_a_film_shows_the_same_drawings_throughout_and_says_who_they_are(tmp_pat
 
 def test_too_few_films_for_an_episode_are_named() -> None:
     with pytest.raises(UsageError, match="different films, and there are 0; raise num_films, or leave its kind out"):
-        of_kind(episodes(num_films=0), "film")
+        of_kind(episodes(num_films=0, shares={"film": 1.0}), "film")
+    assert "film" not in {shape.kind for shape in episodes(num_films=0).shapes}
 
 
 def test_too_few_videos_for_an_episode_are_named() -> None:

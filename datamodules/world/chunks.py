@@ -1,0 +1,420 @@
+"""What an episode of each kind is made of: its media, with what is asked of them and what is right."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from datamodules.world.drawings import Drawing, with_article
+from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
+from datamodules.world.names import made_up_names
+from datamodules.world.questions import questions, readout
+from datamodules.world.rules import RULES, sample_rule
+from datamodules.world.scene import SAMPLED_FRAMES
+from datamodules.world.stages import (
+    CAST,
+    PLACEMENTS,
+    Stage,
+    casts,
+    frames_of_film,
+    frames_of_motion,
+    movers,
+    still_of_cast,
+    words_of_film,
+    words_of_motion,
+)
+from datamodules.world.texts import WorldTexts
+from videoflamingo.errors import UsageError
+from videoflamingo.training.texts import Split
+from videoflamingo.video.medium import MediumRequest
+
+T = TypeVar("T")
+EpisodeKind = Literal["name", "doer", "bind", "actor", "scene", "clip", "film", "motion", "order", "rule", "ask"]
+# (classes, chunks) of an episode's shapes: every class once, then any of them.
+SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
+    "name": ((1, 12),),
+    "doer": ((1, 6),),
+    "bind": ((2, 6), (3, 8), (5, 12), (8, 16), (12, 22), (20, 32)),
+    "actor": ((2, 5), (3, 8), (5, 12)),
+    "scene": ((2, 5), (3, 8), (5, 8), (5, 12)),
+    "clip": ((2, 5), (3, 6), (5, 12)),
+    "film": ((2, 5), (3, 4), (3, 6), (5, 12)),
+    "motion": ((2, 5), (2, 6), (3, 8), (4, 10), (5, 12), (5, 24)),
+    "order": ((2, 5), (3, 8), (5, 12), (5, 24)),
+    "rule": ((1, 6), (1, 9)),
+    "ask": ((1, 4),),
+}
+OF_PICTURES: tuple[EpisodeKind, ...] = ("name", "bind")
+RULE_KINDS = ("move", "event", "sequence", "picture")
+QUESTIONS: dict[EpisodeKind, tuple[str, ...]] = {
+    "name": ("What is this?", "What is in the picture?"),
+    "bind": ("What is this?", "What is this called?"),
+    "actor": ("What is moving?", "What is this called?"),
+    "scene": ("What is moving?", "What is this called?"),
+    "clip": ("Which film is this?", "What is this called?"),
+    "film": ("Which film is this?", "What is this called?"),
+    "motion": ("What does it do?", "What is this called?"),
+    "order": ("What happens?", "What is this called?"),
+}
+# Whether a kind's episodes may ask a question; those that ask nothing put `Output: name`.
+WITH_QUESTION: dict[EpisodeKind, tuple[bool, ...]] = {
+    **dict.fromkeys(SHAPES, (False, True)),
+    "rule": (False,),
+    "doer": (True,),
+    "ask": (True,),
+}
+QUESTION_WEIGHT = 1 / 3  # of shapes with a question beside those without, where a kind has both
+OTHER_NAMES_SHARE = 0.15  # of `bind` episodes whose names are those of other drawings
+SAME_DRAWING_SHARE = 0.7  # of `motion` episodes, so that only time tells
+# How often a `motion` episode's classes are of a family.
+FAMILY_CHANCES: dict[Family, float] = {"path": 0.5, "rhythm": 0.2, "turn": 0.1, "size": 0.2}
+PICTURE_SHARE = 0.25  # of the media in a `scene` episode
+LEAST_PART = 4  # frames of a video that a `clip` episode shows
+EPISODE_DRAW, SHAPE_DRAW = 0x65706973, 0x73686170
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the episodes of one step have in common, so that they are about equally long.
+
+    Args:
+        with_question: whether they ask one, or put names after `Output:`.
+    """
+
+    kind: EpisodeKind
+    num_classes: int
+    num_chunks: int
+    with_question: bool
+
+    @property
+    def weight(self) -> float:
+        """How often it is chosen among its kind's."""
+        return QUESTION_WEIGHT if self.with_question and len(WITH_QUESTION[self.kind]) > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One medium of an episode with its text.
+
+    Args:
+        question: None = a caption.
+        counts: whether the loss is on its answer.
+        said: what its visual tokens are to say, see `PlannedText.readouts`.
+    """
+
+    request: MediumRequest
+    question: str | None
+    answer: str
+    counts: bool
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkMaker:
+    """Makes the chunks of an episode out of stages and of the world's videos and pictures.
+
+    Args:
+        world: whose scenes are asked about.
+        folder, num_movers, num_casts, num_films, backgrounds, frame_size: of the stages, see `EpisodeTexts`.
+        family_chances: of each family of motions; they sum to 1.
+    """
+
+    world: WorldTexts
+    folder: Path
+    num_movers: int
+    num_casts: int
+    num_films: int
+    backgrounds: int
+    frame_size: int
+    family_chances: dict[Family, float]
+
+    def chunks(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        """An episode's.
+
+        Raises:
+            UsageError: if there are too few videos, or films, for its shape.
+        """
+        makers = {
+            "name": self._named,
+            "doer": self._doing,
+            "bind": self._bound,
+            "actor": self._acting,
+            "scene": self._in_scenes,
+            "clip": self._in_parts,
+            "film": self._in_films,
+            "motion": self._moving,
+            "order": self._ordered,
+            "rule": self._ruled,
+            "ask": self._asked,
+        }
+        return makers[shape.kind](split, shape, rng)
+
+    def stages(self, split: Split) -> Iterator[Stage]:
+        """All files of stills of a split's drawings."""
+        drawn = self._drawn(split)
+        for background in range(self.backgrounds):
+            for group in range(self._num_casts(split)):
+                yield Stage("cast", drawn, group, background, self.frame_size)
+        for background in range(self.backgrounds):
+            for group in range(self._num_movers(split)):
+                yield Stage("mover", drawn, group, background, self.frame_size)
+        for group in range(self._num_films(split)):
+            yield Stage("film", drawn, group, 0, self.frame_size)
+
+    def _named(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        chunks = []
+        for _ in range(shape.num_chunks):
+            cast, which = int(rng.integers(self._num_casts(split))), int(rng.integers(CAST))
+            request, drawing = self._still(split, cast, which, rng)
+            question = _one_of(QUESTIONS["name"], rng) if shape.with_question else None
+            answer = with_article(drawing.name) if question is None else drawing.name
+            chunks.append(Chunk(request, question, answer, True, _said_of_still(drawing)))
+        return chunks
+
+    def _doing(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        chunks = []
+        alone = np.concatenate([[], *self._scenes_alone.values()])
+        for index in _different(alone, shape.num_chunks, rng, "videos of a drawing alone"):
+            scene, request = self.world.seen("train", index, rng)
+            asked = next(one for one in questions(scene, rng) if one.skill == "object")
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
+        return chunks
+
+    def _bound(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        places = self._places(split)
+        drawings = list(places)
+        chosen = [drawings[index] for index in rng.choice(len(drawings), shape.num_classes, replace=False)]
+        if rng.random() < OTHER_NAMES_SHARE:
+            names = [drawings[index].name for index in rng.choice(len(drawings), shape.num_classes, replace=False)]
+        else:
+            names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            drawing = chosen[of_class]
+            cast, which = places[drawing][rng.integers(len(places[drawing]))]
+            request, _ = self._still(split, cast, which, rng)
+            chunks.append(Chunk(request, question, put(names[of_class]), counts, _said_of_still(drawing)))
+        return chunks
+
+    def _acting(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        groups = rng.choice(self._num_movers(split), shape.num_classes, replace=False)
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            group, background = int(groups[of_class]), int(rng.integers(self.backgrounds))
+            stage = Stage("mover", self._drawn(split), group, background, self.frame_size)
+            (motion,) = sample_motions(1, _one_of(FAMILIES[:-1], rng), rng, held_out=split != "train")
+            chunks.append(self._clip(stage, motion, question, put(names[of_class]), counts, rng))
+        return chunks
+
+    def _in_scenes(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        """Of drawings to train on, in videos of the world in which they are alone, or at rest."""
+        drawings = list(self._scenes_alone)
+        chosen = [drawings[at] for at in _different(range(len(drawings)), shape.num_classes, rng, "drawings alone")]
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            drawing = chosen[of_class]
+            places = self._places("train").get(drawing, [])
+            if rng.random() < PICTURE_SHARE and places:
+                cast, which = _one_of(places, rng)
+                request, _ = self._still("train", cast, which, rng)
+                said = _said_of_still(drawing)
+            else:
+                scene, request = self.world.seen("train", int(rng.choice(self._scenes_alone[drawing])), rng)
+                said = readout(scene)
+            chunks.append(Chunk(request, question, put(names[of_class]), counts, said))
+        return chunks
+
+    def _in_parts(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        """Of videos of the world; each chunk shows some frames of one, which follow one another."""
+        videos = _different(self._videos, shape.num_classes, rng, "videos")
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            scene, request = self.world.seen("train", videos[of_class], rng)
+            length = int(rng.integers(LEAST_PART, SAMPLED_FRAMES + 1))
+            first = int(rng.integers(SAMPLED_FRAMES - length + 1))
+            shown = slice(first, first + length)
+            at = range(SAMPLED_FRAMES)[::-1][shown] if request.backwards else range(SAMPLED_FRAMES)[shown]
+            request = replace(request, order=tuple(sorted(at)))
+            chunks.append(Chunk(request, question, put(names[of_class]), counts, readout(scene)[shown]))
+        return chunks
+
+    def _in_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        groups = _different(range(self._num_films(split)), shape.num_classes, rng, "films", "num_films")
+        stages = [Stage("film", self._drawn(split), group, 0, self.frame_size) for group in groups]
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            stage = stages[of_class]
+            request = stage.request(self.folder, frames_of_film(rng))
+            chunks.append(Chunk(request, question, put(names[of_class]), counts, words_of_film(stage)))
+        return chunks
+
+    def _moving(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        family = _one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))
+        classes = sample_motions(shape.num_classes, family, rng, held_out=split != "train")
+        num_groups = self._num_movers(split)
+        same = int(rng.integers(num_groups)) if rng.random() < SAME_DRAWING_SHARE else None
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            group = int(rng.integers(num_groups)) if same is None else same
+            stage = Stage("mover", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
+            chunks.append(self._clip(stage, classes[of_class], question, put(names[of_class]), counts, rng))
+        return chunks
+
+    def _ordered(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        classes = sample_motions(shape.num_classes, "order", rng, held_out=split != "train")
+        group = int(rng.integers(self._num_casts(split)))
+        names = made_up_names(shape.num_classes, rng)
+        question, put = _asking(shape, rng)
+        chunks = []
+        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+            stage = Stage("cast", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
+            chunks.append(self._clip(stage, classes[of_class], question, put(names[of_class]), counts, rng))
+        return chunks
+
+    def _ruled(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        """Of one rule that was drawn, those of scenes it says something of; the first counts of captions only."""
+        kind = _one_of([kind for kind in RULE_KINDS if len(self._scenes_of(kind))], rng)
+        rule = sample_rule(rng, kind)
+        chunks: list[Chunk] = []
+        while len(chunks) < shape.num_chunks:
+            index = self._scenes_of(kind)[rng.integers(len(self._scenes_of(kind)))]
+            scene, request = self.world.seen("train", int(index), rng)
+            answer = rule.answer(scene)
+            if answer is not None:
+                chunks.append(Chunk(request, None, answer, bool(chunks) or rule is RULES["caption"], readout(scene)))
+        return chunks
+
+    def _asked(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        chunks = []
+        for index in rng.choice(self.world.size("train"), shape.num_chunks, replace=False):
+            scene, request = self.world.seen("train", int(index), rng)
+            asked = self.world.asked(scene, rng)
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
+        return chunks
+
+    def _clip(
+        self, stage: Stage, motion: Motion, question: str | None, answer: str, counts: bool, rng: np.random.Generator
+    ) -> Chunk:
+        frames = frames_of_motion(motion, rng)
+        said = tuple(words_of_motion(motion, stage.drawings, frames))
+        return Chunk(stage.request(self.folder, frames), question, answer, counts, said)
+
+    def _still(self, split: Split, cast: int, which: int, rng: np.random.Generator) -> tuple[MediumRequest, Drawing]:
+        stage = Stage("cast", self._drawn(split), cast, int(rng.integers(self.backgrounds)), self.frame_size)
+        frame = still_of_cast(which, int(rng.integers(PLACEMENTS)))
+        return stage.request(self.folder, (frame,)), stage.drawings[which]
+
+    def _drawn(self, split: Split) -> str:
+        return "train" if split == "train" else "held_out"
+
+    def _num_movers(self, split: Split) -> int:
+        """For validation a fifth as many."""
+        return self.num_movers if split == "train" else min(math.ceil(self.num_movers / 5), len(movers("held_out")))
+
+    def _num_films(self, split: Split) -> int:
+        """For validation a fifth as many."""
+        return self.num_films if split == "train" else math.ceil(self.num_films / 5)
+
+    def _num_casts(self, split: Split) -> int:
+        return min(self.num_casts, len(casts(self._drawn(split))))
+
+    def _places(self, split: Split) -> dict[Drawing, list[tuple[int, int]]]:
+        return self._places_of[self._drawn(split)]
+
+    @cached_property
+    def _places_of(self) -> dict[str, dict[Drawing, list[tuple[int, int]]]]:
+        """In which casts, and as which of them, each drawing is."""
+        found: dict[str, dict[Drawing, list[tuple[int, int]]]] = {}
+        for drawn in ("train", "held_out"):
+            places = found.setdefault(drawn, {})
+            for cast, drawings in enumerate(casts(drawn)[: self.num_casts]):
+                for which, drawing in enumerate(drawings):
+                    places.setdefault(drawing, []).append((cast, which))
+        return found
+
+    @cached_property
+    def _videos(self) -> np.ndarray:
+        return np.flatnonzero([scene.kind != "picture" for scene in self.world.scenes("train")])
+
+    @cached_property
+    def _scenes_alone(self) -> dict[Drawing, np.ndarray]:
+        """For each drawing, in which videos it moves or does something with no other beside it."""
+        found: dict[Drawing, list[int]] = {}
+        for index, scene in enumerate(self.world.scenes("train")):
+            if scene.kind in ("move", "event") and scene.bystander is None:
+                found.setdefault(scene.main.drawing, []).append(index)
+        return {drawing: np.array(own) for drawing, own in found.items()}
+
+    def _scenes_of(self, kind: str) -> np.ndarray:
+        return self._scenes_by_kind.get(kind, np.array([], np.int64))
+
+    @cached_property
+    def _scenes_by_kind(self) -> dict[str, np.ndarray]:
+        kinds = np.array([scene.kind for scene in self.world.scenes("train")])
+        return {kind: np.flatnonzero(kinds == kind) for kind in set(kinds.tolist())}
+
+
+def _asking(shape: Shape, rng: np.random.Generator) -> tuple[str | None, "_Put"]:
+    """What all chunks of an episode ask, and how they put what is right."""
+    question = _one_of(QUESTIONS[shape.kind], rng) if shape.with_question else None
+    return question, _Put(_one_of(("{}", "a {}", "this is {}"), rng, (0.8, 0.1, 0.1)))
+
+
+@dataclass(frozen=True)
+class _Put:
+    """How an episode puts its names."""
+
+    template: str
+
+    def __call__(self, name: str) -> str:
+        return self.template.format(name)
+
+
+def bursty(num_classes: int, num_chunks: int, rng: np.random.Generator) -> list[tuple[int, bool]]:
+    """The class of each chunk, and whether it was there before: every class once, in any order, then any of them.
+
+    Example:
+        >>> bursty(2, 4, np.random.default_rng(0))
+        [(0, False), (1, False), (1, True), (1, True)]
+    """
+    first = [(int(of_class), False) for of_class in rng.permutation(num_classes)]
+    return [*first, *((int(of_class), True) for of_class in rng.integers(num_classes, size=num_chunks - num_classes))]
+
+
+def _said_of_still(drawing: Drawing) -> tuple[str, ...]:
+    return (f" still {drawing.name}",) * SAMPLED_FRAMES
+
+
+def _one_of(options: Sequence[T], rng: np.random.Generator, chances: tuple[float, ...] | None = None) -> T:
+    return options[rng.choice(len(options), p=chances)]
+
+
+def _different(
+    numbers: Sequence[int] | np.ndarray, count: int, rng: np.random.Generator, what: str, option: str = "num_videos"
+) -> list[int]:
+    """Some of these, each once.
+
+    Raises:
+        UsageError: if there are fewer.
+    """
+    if len(numbers) < count:
+        raise UsageError(
+            f"episodes: an episode takes {count} different {what}, and there are {len(numbers)}; raise {option}, or "
+            "leave its kind out of shares"
+        )
+    return [int(number) for number in rng.choice(numbers, count, replace=False)]
