@@ -58,6 +58,7 @@ class Row:
         target: what the row is to reach; of a rule, that its interval lies above that of this control.
         part_of: row of the report that sums up this one and its likes.
         note: what to know when reading it.
+        nearest: whether to measure as well how often the shot most alike has the right name.
     """
 
     group: str
@@ -68,6 +69,7 @@ class Row:
     target: float | str | None = None
     part_of: str | None = None
     note: str = ""
+    nearest: bool = False
 
 
 def episode(
@@ -96,11 +98,12 @@ def row_of_episodes(
     *,
     part_of: str | None = None,
     note: str = "",
+    nearest: bool = False,
 ) -> Row:
     """Episodes of so many classes with the controls that they all have."""
     queries, swapped = (list(own) for own in zip(*episodes, strict=True))
     controls = {"blind": [query.blind() for query in queries], "swapped": swapped}
-    return Row(group, name, queries, 1 / num_classes, controls, target, part_of, note)
+    return Row(group, name, queries, 1 / num_classes, controls, target, part_of, note, nearest)
 
 
 def some(options: Sequence[T], count: int, rng: np.random.Generator) -> list[T]:

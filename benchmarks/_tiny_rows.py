@@ -300,7 +300,8 @@ def _films(limit: int, seed: int) -> Row | None:
         episodes.append(episode(query, of_film, shots, rng))
     distinct = sum(map(len, segments))
     note = f"draws of {distinct} segments of {SEGMENT_SECONDS:g} s of three films, which are no independent videos"
-    return row_of_episodes("real video", "films, 3-way 1 shot", episodes, len(segments), 0.95, note=note)
+    name = "films, 3-way 1 shot"
+    return row_of_episodes("real video", name, episodes, len(segments), 0.95, note=note, nearest=True)
 
 
 def _segments(path: Path) -> list[View]:

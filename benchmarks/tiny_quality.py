@@ -16,7 +16,8 @@ Nothing shown was ever trained on: seeds are fresh, videos really encoded as H.2
 - `unprompted`: what the model says of the three films without a shot.
 
 Controls: `blind` asks about grey frames; `swapped` gives every class of shots the name of another, and `follows` is how
-often that is then answered; `shuffled` shows frames in random order; `one frame` only one of the two middle ones. A
+often that is then answered; `shuffled` shows frames in random order; `one frame` only one of the two middle ones;
+`nearest` takes the name of the example whose frames are most alike in the tower's features, without a bridge. A
 star marks one that is surely better than chance, as where naming needs no order. Intervals are Wilson's, 95 %: each
 query of a row is about another clip (except in `real video`), but shots are shared.
 
@@ -46,6 +47,7 @@ from _tiny_media import View, ViewLoader, films
 from _tiny_rows import TOTAL_TARGETS, all_rows
 
 from datamodules.world.files import make_files
+from videoflamingo.clip import Clip
 from videoflamingo.video import load_clip
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ MAX_NEW_TOKENS = 16  # the longest answers have ten
 OTHER_SOURCE, FIVE_WAY, GAIN_TARGET = "openclipart, 5-way 1 shot", "pictures, 5-way 1 shot", 0.9
 UNPROMPTED = "unprompted"
 FOLLOWS = "follows"
+NEAREST = "nearest"
 EXPECTED_TO_FAIL = ("blind", "shuffled", "one frame", "swapped")
 
 
@@ -132,7 +135,8 @@ class Asker:
     def __init__(self, model: "VideoFlamingo", folder: Path) -> None:
         from videoflamingo.fewshot import FewShotEngine, MediaStore
 
-        self.store = MediaStore(model, ViewLoader(folder))
+        self.vision, self.loader = model.model.vision, ViewLoader(folder)
+        self.store = MediaStore(model, self.loader)
         # Hardly two queries have the same shots, and their whole prompts go together in large batches.
         self.engine = FewShotEngine(model, self.store, share_prefixes=False)
 
@@ -150,9 +154,34 @@ class Asker:
             shares[name] = Share(sum(query.answer.lower() == answer for query, answer in pairs), len(pairs))
             if any(query.follows for query in queries):
                 shares[FOLLOWS] = Share(sum(query.follows == answer for query, answer in pairs), len(pairs))
+        if row.nearest:
+            shares[NEAREST] = self.nearest(row.queries)
         seconds = time.monotonic() - started
         share = shares.pop("")
         return Result(row.group, row.name, share, shares, row.chance, row.target, row.note, seconds)
+
+    def nearest(self, queries: Sequence[Query]) -> Share:
+        """How often the shot with the most similar frames has the right name: what likeness gives without a bridge.
+
+        Similar is the cosine of the tower's standardised features, a mean over frames, patch beside patch.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        views = list(dict.fromkeys(view for query in queries for view in query.views))
+        features = {}
+        with torch.inference_mode():
+            scale, shift = self.vision.standardisation or (1.0, 0.0)
+            for view, clip in zip(views, self.loader(views), strict=True):
+                if not isinstance(clip, Clip):
+                    raise SystemExit(f"tiny_quality: {clip}")
+                seen = self.vision(self.vision.preprocess(clip.frames)).float() * scale + shift  # [T, P, D]
+                features[view] = F.normalize(seen.mean(0).flatten(), dim=0)
+        right = 0
+        for query in queries:
+            _, named = max(query.shots, key=lambda shot: float(features[shot[0]] @ features[query.view]))
+            right += named == query.answer
+        return Share(right, len(queries))
 
     def _encode(self, queries: Sequence[Query]) -> None:
         """Views of one file side by side, so that it is read, and its frames encoded, once."""

@@ -2,10 +2,14 @@
 
 import functools
 from collections.abc import Hashable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import tiny_quality
+from datamodules.world.files import make_files
+from videoflamingo import load
 
 # Found by the folder that tiny_quality puts on the path, as when it is run.
 from _tiny_episodes import Query, Row  # isort: skip
@@ -121,3 +125,15 @@ def test_totals_follow_their_last_part() -> None:
 def test_intervals_are_those_of_newcombe_1998(right: int, count: int, interval: tuple[float, float]) -> None:
     """Table I, method 3."""
     assert tiny_quality.wilson(right, count) == interval
+
+
+def test_the_nearest_shot_is_the_one_that_looks_most_alike(tmp_path: Path) -> None:
+    files = [SceneFile(seed, "move") for seed in (1, 2, 3)]
+    make_files(files, tmp_path, num_workers=0)
+    first, second, third = (View(file) for file in files)
+    shots = ((first.shuffled(np.random.default_rng(0)), "dax"), (second, "wug"), (third, "fep"))
+    right = [Query(first, None, "dax", shots), Query(third, None, "fep", shots[::-1])]
+    wrong = Query(first, None, "wug", shots)
+    asker = tiny_quality.Asker(load("tiny"), tmp_path)
+    assert asker.nearest(right) == tiny_quality.Share(2, 2)
+    assert asker.nearest([*right, wrong]) == tiny_quality.Share(2, 3)
