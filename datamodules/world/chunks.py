@@ -1,7 +1,7 @@
 """What an episode of each kind is made of: its media, with what is asked of them and what is right."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from videoflamingo.training.texts import Split
 from videoflamingo.video.medium import MediumRequest
 
 T = TypeVar("T")
+Shown = tuple[MediumRequest, tuple[str, ...]]  # a medium, and what its visual tokens are to say
 EpisodeKind = Literal["name", "doer", "bind", "actor", "scene", "clip", "film", "motion", "order", "rule", "ask"]
 # (classes, chunks) of an episode's shapes: every class once, then any of them.
 SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
@@ -74,7 +75,6 @@ SAME_DRAWING_SHARE = 0.7  # of `motion` episodes, so that only time tells
 FAMILY_CHANCES: dict[Family, float] = {"path": 0.5, "rhythm": 0.2, "turn": 0.1, "size": 0.2}
 PICTURE_SHARE = 0.25  # of the media in a `scene` episode
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
-EPISODE_DRAW, SHAPE_DRAW = 0x65706973, 0x73686170
 
 
 @dataclass(frozen=True)
@@ -188,103 +188,85 @@ class ChunkMaker:
         places = self._places(split)
         drawings = list(places)
         chosen = [drawings[index] for index in rng.choice(len(drawings), shape.num_classes, replace=False)]
+        names = None
         if rng.random() < OTHER_NAMES_SHARE:
             names = [drawings[index].name for index in rng.choice(len(drawings), shape.num_classes, replace=False)]
-        else:
-            names = made_up_names(shape.num_classes, rng)
-        question, put = _asking(shape, rng)
-        chunks = []
-        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
-            drawing = chosen[of_class]
-            cast, which = places[drawing][rng.integers(len(places[drawing]))]
-            request, _ = self._still(split, cast, which, rng)
-            chunks.append(Chunk(request, question, put(names[of_class]), counts, _said_of_still(drawing)))
-        return chunks
+
+        def show(of_class: int) -> Shown:
+            return self._still_of(chosen[of_class], split, rng)
+
+        return _named_by_shots(shape, rng, show, names)
 
     def _acting(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
-        groups = rng.choice(self._num_movers(split), shape.num_classes, replace=False)
-        names = made_up_names(shape.num_classes, rng)
-        question, put = _asking(shape, rng)
-        chunks = []
-        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
-            group, background = int(groups[of_class]), int(rng.integers(self.backgrounds))
-            stage = Stage("mover", self._drawn(split), group, background, self.frame_size)
+        groups = _different(range(self._num_movers(split)), shape.num_classes, rng, "movers", "num_movers")
+
+        def show(of_class: int) -> Shown:
+            background = int(rng.integers(self.backgrounds))
+            stage = Stage("mover", self._drawn(split), groups[of_class], background, self.frame_size)
             (motion,) = sample_motions(1, _one_of(FAMILIES[:-1], rng), rng, held_out=split != "train")
-            chunks.append(self._clip(stage, motion, question, put(names[of_class]), counts, rng))
-        return chunks
+            return self._clip(stage, motion, rng)
+
+        return _named_by_shots(shape, rng, show)
 
     def _in_scenes(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """Of drawings to train on, in videos of the world in which they are alone, or at rest."""
         drawings = list(self._scenes_alone)
         chosen = [drawings[at] for at in _different(range(len(drawings)), shape.num_classes, rng, "drawings alone")]
-        names = made_up_names(shape.num_classes, rng)
-        question, put = _asking(shape, rng)
-        chunks = []
-        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+
+        def show(of_class: int) -> Shown:
             drawing = chosen[of_class]
-            places = self._places("train").get(drawing, [])
-            if rng.random() < PICTURE_SHARE and places:
-                cast, which = _one_of(places, rng)
-                request, _ = self._still("train", cast, which, rng)
-                said = _said_of_still(drawing)
-            else:
-                scene, request = self.world.seen("train", int(rng.choice(self._scenes_alone[drawing])), rng)
-                said = readout(scene)
-            chunks.append(Chunk(request, question, put(names[of_class]), counts, said))
-        return chunks
+            if rng.random() < PICTURE_SHARE and drawing in self._places("train"):
+                return self._still_of(drawing, "train", rng)
+            scene, request = self.world.seen("train", int(rng.choice(self._scenes_alone[drawing])), rng)
+            return request, readout(scene)
+
+        return _named_by_shots(shape, rng, show)
 
     def _in_parts(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """Of videos of the world; each chunk shows some frames of one, which follow one another."""
         videos = _different(self._videos, shape.num_classes, rng, "videos")
-        names = made_up_names(shape.num_classes, rng)
-        question, put = _asking(shape, rng)
-        chunks = []
-        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+
+        def show(of_class: int) -> Shown:
             scene, request = self.world.seen("train", videos[of_class], rng)
             length = int(rng.integers(LEAST_PART, SAMPLED_FRAMES + 1))
             first = int(rng.integers(SAMPLED_FRAMES - length + 1))
             shown = slice(first, first + length)
             at = range(SAMPLED_FRAMES)[::-1][shown] if request.backwards else range(SAMPLED_FRAMES)[shown]
-            request = replace(request, order=tuple(sorted(at)))
-            chunks.append(Chunk(request, question, put(names[of_class]), counts, readout(scene)[shown]))
-        return chunks
+            return replace(request, order=tuple(sorted(at))), readout(scene)[shown]
+
+        return _named_by_shots(shape, rng, show)
 
     def _in_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         groups = _different(range(self._num_films(split)), shape.num_classes, rng, "films", "num_films")
-        stages = [Stage("film", self._drawn(split), group, 0, self.frame_size) for group in groups]
-        names = made_up_names(shape.num_classes, rng)
-        question, put = _asking(shape, rng)
-        chunks = []
-        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
-            stage = stages[of_class]
-            request = stage.request(self.folder, frames_of_film(rng))
-            chunks.append(Chunk(request, question, put(names[of_class]), counts, words_of_film(stage)))
-        return chunks
+
+        def show(of_class: int) -> Shown:
+            stage = Stage("film", self._drawn(split), groups[of_class], 0, self.frame_size)
+            return stage.request(self.folder, frames_of_film(rng)), words_of_film(stage)
+
+        return _named_by_shots(shape, rng, show)
 
     def _moving(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         family = _one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))
         classes = sample_motions(shape.num_classes, family, rng, held_out=split != "train")
         num_groups = self._num_movers(split)
         same = int(rng.integers(num_groups)) if rng.random() < SAME_DRAWING_SHARE else None
-        names = made_up_names(shape.num_classes, rng)
-        question, put = _asking(shape, rng)
-        chunks = []
-        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+
+        def show(of_class: int) -> Shown:
             group = int(rng.integers(num_groups)) if same is None else same
             stage = Stage("mover", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
-            chunks.append(self._clip(stage, classes[of_class], question, put(names[of_class]), counts, rng))
-        return chunks
+            return self._clip(stage, classes[of_class], rng)
+
+        return _named_by_shots(shape, rng, show)
 
     def _ordered(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         classes = sample_motions(shape.num_classes, "order", rng, held_out=split != "train")
         group = int(rng.integers(self._num_casts(split)))
-        names = made_up_names(shape.num_classes, rng)
-        question, put = _asking(shape, rng)
-        chunks = []
-        for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+
+        def show(of_class: int) -> Shown:
             stage = Stage("cast", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
-            chunks.append(self._clip(stage, classes[of_class], question, put(names[of_class]), counts, rng))
-        return chunks
+            return self._clip(stage, classes[of_class], rng)
+
+        return _named_by_shots(shape, rng, show)
 
     def _ruled(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """Of one rule that was drawn, those of scenes it says something of; the first counts of captions only."""
@@ -301,18 +283,20 @@ class ChunkMaker:
 
     def _asked(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         chunks = []
-        for index in rng.choice(self.world.size("train"), shape.num_chunks, replace=False):
-            scene, request = self.world.seen("train", int(index), rng)
+        for index in _different(range(self.world.size("train")), shape.num_chunks, rng, "videos and pictures"):
+            scene, request = self.world.seen("train", index, rng)
             asked = self.world.asked(scene, rng)
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
-    def _clip(
-        self, stage: Stage, motion: Motion, question: str | None, answer: str, counts: bool, rng: np.random.Generator
-    ) -> Chunk:
+    def _clip(self, stage: Stage, motion: Motion, rng: np.random.Generator) -> Shown:
         frames = frames_of_motion(motion, rng)
-        said = tuple(words_of_motion(motion, stage.drawings, frames))
-        return Chunk(stage.request(self.folder, frames), question, answer, counts, said)
+        return stage.request(self.folder, frames), tuple(words_of_motion(motion, stage.drawings, frames))
+
+    def _still_of(self, drawing: Drawing, split: Split, rng: np.random.Generator) -> Shown:
+        cast, which = _one_of(self._places(split)[drawing], rng)
+        request, _ = self._still(split, cast, which, rng)
+        return request, _said_of_still(drawing)
 
     def _still(self, split: Split, cast: int, which: int, rng: np.random.Generator) -> tuple[MediumRequest, Drawing]:
         stage = Stage("cast", self._drawn(split), cast, int(rng.integers(self.backgrounds)), self.frame_size)
@@ -367,6 +351,24 @@ class ChunkMaker:
     def _scenes_by_kind(self) -> dict[str, np.ndarray]:
         kinds = np.array([scene.kind for scene in self.world.scenes("train")])
         return {kind: np.flatnonzero(kinds == kind) for kind in set(kinds.tolist())}
+
+
+def _named_by_shots(
+    shape: Shape, rng: np.random.Generator, show: Callable[[int], Shown], names: Sequence[str] | None = None
+) -> list[Chunk]:
+    """Chunks of classes that come again and again; those whose name was there before count.
+
+    Args:
+        show: something of a class, drawn anew.
+        names: of the classes; None makes them up.
+    """
+    names = names or made_up_names(shape.num_classes, rng)
+    question, put = _asking(shape, rng)
+    chunks = []
+    for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
+        request, said = show(of_class)
+        chunks.append(Chunk(request, question, put(names[of_class]), counts, said))
+    return chunks
 
 
 def _asking(shape: Shape, rng: np.random.Generator) -> tuple[str | None, "_Put"]:

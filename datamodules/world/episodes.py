@@ -46,7 +46,7 @@ class EpisodeTexts(Texts):
         num_movers: drawings that are shown doing things, each on `backgrounds` backgrounds.
         num_casts: groups of four drawings, each on `backgrounds` backgrounds; 352 hold every drawing twice.
         backgrounds: how many.
-        num_films: crowded videos, 150 kB each, for `film` episodes.
+        num_films: crowded videos, 80 kB each, for `film` episodes.
         num_videos, num_pictures, num_beside, mirrored_share: of `WorldTexts`, for rules and questions; each of them is
             made once for both.
         pictures_per_step, videos_per_step: media of a step, the bound on its texts, of which there is always one.
