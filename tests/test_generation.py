@@ -312,24 +312,16 @@ def test_beams_with_media_do_not_depend_on_prompts_that_end_before_them() -> Non
     assert num_left > 3
 
 
-@pytest.mark.parametrize("num_beams", [2, 5])
-def test_beams_without_an_early_end_are_those_of_transformers(num_beams: int) -> None:
-    """Or better, as above: an answer may end after the third token."""
-    num_equal = 0
+# With 2 beams and 3 tokens, transformers ends one of 16 answers too early on some CPUs, as above.
+@pytest.mark.parametrize(("num_beams", "min_new_tokens"), [(2, 8), (5, 3), (5, 8)])
+def test_beams_without_an_early_end_are_those_of_transformers(num_beams: int, min_new_tokens: int) -> None:
     for seed in range(8):
         model, bare = with_its_bare_language_model(seed)
         ends = [model.end_of_chunk_id, model.tokenizer.eos_token_id]
-        settings = {"num_beams": num_beams, "max_new_tokens": 8, "min_new_tokens": 3}
+        settings = {"num_beams": num_beams, "max_new_tokens": 8, "min_new_tokens": min_new_tokens}
         expected = transformers_beams(bare, random_prompts(2, seed), ends, **settings)
         found = generate(model, random_prompts(2, seed), **settings)
-        for one, (tokens, their_score) in zip(found, expected, strict=True):
-            score = sum(one.log_probabilities) / len(one.token_ids)
-            if one.token_ids == tokens:
-                assert score == pytest.approx(their_score, rel=1e-4)
-                num_equal += 1
-            else:
-                assert score > their_score
-    assert num_equal >= 15  # of 16; all on an Intel CPU, all but one on an AMD
+        assert [one.token_ids for one in found] == [tokens for tokens, _ in expected]
 
 
 # What ends an answer.

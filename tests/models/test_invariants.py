@@ -143,7 +143,8 @@ def test_padding_before_a_frame_or_a_frame_that_is_not_there_is_refused(
 
 def test_appending_a_medium_that_no_text_refers_to_changes_nothing(model: Flamingo) -> None:
     tokens = random_visual_tokens(model, 1, 4)
-    torch.testing.assert_close(logits(model, tokens), logits(model, tokens[:, :3]), rtol=1e-5, atol=1e-5)
+    # Rounding only: the oldest supported PyTorch differs by 2.2e-6, and what can be seen changes logits by 1e-2.
+    torch.testing.assert_close(logits(model, tokens), logits(model, tokens[:, :3]), rtol=1e-6, atol=5e-6)
 
 
 def test_permuting_media_changes_all_text_that_sees_them(model: Flamingo) -> None:
