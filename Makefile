@@ -9,12 +9,11 @@ PIP := $(VENV)/bin/python $(PIP_INSTALL) -c constraints-cpu.txt
 
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed
-# What depends on the versions of PyTorch, transformers, timm and lightning. Two tests need newer ones than the oldest:
-# timm 1.0.31 for the model it is about, and transformers 5.23 for the beam search it compares with. Two files of slow tests are
-# left out, because test_loop_position and test_distributed show the same of lightning, and one that needs pyarrow, hence NumPy 2.
+# What depends on the versions of PyTorch, transformers, timm and lightning. One test needs timm 1.0.31 for the model it is about. Two
+# files of slow tests are left out, because test_loop_position and test_distributed show the same of lightning, and one that needs
+# pyarrow, hence NumPy 2.
 MODEL_TESTS := tests/models tests/training tests/test_decoding.py tests/test_generation.py tests/test_pipeline.py
 NOT_ON_OLDEST := --deselect tests/models/test_vision.py::test_a_tower_made_for_one_size_names_it \
-	--deselect 'tests/test_generation.py::test_beams_without_an_early_end_are_those_of_transformers[2]' \
 	--ignore tests/training/test_kills.py --ignore tests/training/test_shown_distributed.py \
 	--ignore tests/training/test_fewshot_scores.py
 
