@@ -16,14 +16,17 @@ from datamodules.world.questions import questions, readout
 from datamodules.world.rules import RULES, sample_rule
 from datamodules.world.scene import SAMPLED_FRAMES
 from datamodules.world.stages import (
+    ANGLES,
     CAST,
     PLACEMENTS,
     Stage,
     casts,
     frames_of_film,
     frames_of_motion,
+    frames_of_turn,
     movers,
     still_of_cast,
+    turned_still,
     words_of_film,
     words_of_motion,
 )
@@ -34,11 +37,14 @@ from videoflamingo.video.medium import MediumRequest
 
 T = TypeVar("T")
 Shown = tuple[MediumRequest, tuple[str, ...]]  # a medium, and what its visual tokens are to say
-EpisodeKind = Literal["name", "doer", "bind", "actor", "scene", "clip", "film", "motion", "order", "rule", "ask"]
+EpisodeKind = Literal[
+    "name", "doer", "which", "bind", "actor", "scene", "clip", "film", "motion", "order", "rule", "ask"
+]
 # (classes, chunks) of an episode's shapes: every class once, then any of them.
 SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
     "name": ((1, 12),),
     "doer": ((1, 6),),
+    "which": ((1, 6),),
     "bind": ((2, 6), (3, 8), (5, 12), (8, 16), (12, 22), (20, 32)),
     "actor": ((2, 5), (3, 8), (5, 12)),
     "scene": ((2, 5), (3, 8), (5, 8), (5, 12)),
@@ -66,6 +72,7 @@ WITH_QUESTION: dict[EpisodeKind, tuple[bool, ...]] = {
     **dict.fromkeys(SHAPES, (False, True)),
     "rule": (False,),
     "doer": (True,),
+    "which": (True,),
     "ask": (True,),
 }
 QUESTION_WEIGHT = 1 / 3  # of shapes with a question beside those without, where a kind has both
@@ -74,6 +81,10 @@ SAME_DRAWING_SHARE = 0.7  # of `motion` episodes, so that only time tells
 # How often a `motion` episode's classes are of a family.
 FAMILY_CHANCES: dict[Family, float] = {"path": 0.5, "rhythm": 0.2, "turn": 0.1, "size": 0.2}
 PICTURE_SHARE = 0.25  # of the media in a `scene` episode
+TURNED_SHARE = 0.5  # of the pictures in a `name` episode, where there are turned ones
+CUT_SHARE = 0.4  # of `film` episodes, where they may have cuts: one class' parts are of one film or another
+NUM_CUTS = 5
+COMPARING = ("order", "next")  # skills that a `which` episode asks
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
 
 
@@ -119,7 +130,8 @@ class ChunkMaker:
 
     Args:
         world: whose scenes are asked about.
-        folder, num_movers, num_casts, num_films, backgrounds, frame_size: of the stages, see `EpisodeTexts`.
+        folder, num_movers, num_casts, num_films, backgrounds, frame_size, turned_backgrounds, films_cut: of the stages,
+            see `EpisodeTexts`.
         family_chances: of each family of motions; they sum to 1.
     """
 
@@ -131,6 +143,8 @@ class ChunkMaker:
     backgrounds: int
     frame_size: int
     family_chances: dict[Family, float]
+    turned_backgrounds: int = 0
+    films_cut: bool = False
 
     def chunks(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """An episode's.
@@ -141,6 +155,7 @@ class ChunkMaker:
         makers = {
             "name": self._named,
             "doer": self._doing,
+            "which": self._compared,
             "bind": self._bound,
             "actor": self._acting,
             "scene": self._in_scenes,
@@ -164,12 +179,20 @@ class ChunkMaker:
                 yield Stage("mover", drawn, group, background, self.frame_size)
         for group in range(self._num_films(split)):
             yield Stage("film", drawn, group, 0, self.frame_size)
+        for background in range(self.turned_backgrounds):
+            for group in range(self._num_casts(split)):
+                yield Stage("turned", drawn, group, background, self.frame_size)
 
     def _named(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         chunks = []
         for _ in range(shape.num_chunks):
             cast, which = int(rng.integers(self._num_casts(split))), int(rng.integers(CAST))
-            request, drawing = self._still(split, cast, which, rng)
+            if self.turned_backgrounds and rng.random() < TURNED_SHARE:
+                stage = self._turned(split, cast, rng)
+                drawing = stage.drawings[which]
+                request = stage.request(self.folder, (turned_still(which, int(rng.integers(ANGLES))),))
+            else:
+                request, drawing = self._still(split, cast, which, rng)
             question = _one_of(QUESTIONS["name"], rng) if shape.with_question else None
             answer = with_article(drawing.name) if question is None else drawing.name
             chunks.append(Chunk(request, question, answer, True, _said_of_still(drawing)))
@@ -181,6 +204,15 @@ class ChunkMaker:
         for index in _different(alone, shape.num_chunks, rng, "videos of a drawing alone"):
             scene, request = self.world.seen("train", index, rng)
             asked = next(one for one in questions(scene, rng) if one.skill == "object")
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
+        return chunks
+
+    def _compared(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        """Of drawings one after the other: which of two comes first, or last, or what comes right after one."""
+        chunks = []
+        for index in _different(self._scenes_of("sequence"), shape.num_chunks, rng, "videos of one after the other"):
+            scene, request = self.world.seen("train", index, rng)
+            asked = _one_of([one for one in questions(scene, rng) if one.skill in COMPARING], rng)
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
@@ -237,10 +269,12 @@ class ChunkMaker:
         return _named_by_shots(shape, rng, show)
 
     def _in_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
-        groups = _different(range(self._num_films(split)), shape.num_classes, rng, "films", "num_films")
+        cut = NUM_CUTS if self.films_cut and rng.random() < CUT_SHARE else 0
+        groups = _different(range(self._num_films(split)), shape.num_classes + cut, rng, "films", "num_films")
 
         def show(of_class: int) -> Shown:
-            stage = Stage("film", self._drawn(split), groups[of_class], 0, self.frame_size)
+            group = groups[of_class] if of_class or not cut else _one_of([groups[0], *groups[-cut:]], rng)
+            stage = Stage("film", self._drawn(split), group, 0, self.frame_size)
             return stage.request(self.folder, frames_of_film(rng)), words_of_film(stage)
 
         return _named_by_shots(shape, rng, show)
@@ -248,6 +282,8 @@ class ChunkMaker:
     def _moving(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         family = _one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))
         classes = sample_motions(shape.num_classes, family, rng, held_out=split != "train")
+        if family == "turn" and self.turned_backgrounds:
+            return self._turning(split, shape, classes, rng)
         num_groups = self._num_movers(split)
         same = int(rng.integers(num_groups)) if rng.random() < SAME_DRAWING_SHARE else None
 
@@ -255,6 +291,19 @@ class ChunkMaker:
             group = int(rng.integers(num_groups)) if same is None else same
             stage = Stage("mover", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
             return self._clip(stage, classes[of_class], rng)
+
+        return _named_by_shots(shape, rng, show)
+
+    def _turning(self, split: Split, shape: Shape, classes: list[Motion], rng: np.random.Generator) -> list[Chunk]:
+        num_casts = self._num_casts(split)
+        same = (int(rng.integers(num_casts)), int(rng.integers(CAST))) if rng.random() < SAME_DRAWING_SHARE else None
+
+        def show(of_class: int) -> Shown:
+            cast, which = same or (int(rng.integers(num_casts)), int(rng.integers(CAST)))
+            stage, motion = self._turned(split, cast, rng), classes[of_class]
+            frames = frames_of_turn(motion, which, rng)
+            said = words_of_motion(motion, (stage.drawings[which],), frames)
+            return stage.request(self.folder, frames), tuple(said)
 
         return _named_by_shots(shape, rng, show)
 
@@ -292,6 +341,10 @@ class ChunkMaker:
     def _clip(self, stage: Stage, motion: Motion, rng: np.random.Generator) -> Shown:
         frames = frames_of_motion(motion, rng)
         return stage.request(self.folder, frames), tuple(words_of_motion(motion, stage.drawings, frames))
+
+    def _turned(self, split: Split, cast: int, rng: np.random.Generator) -> Stage:
+        background = int(rng.integers(self.turned_backgrounds))
+        return Stage("turned", self._drawn(split), cast, background, self.frame_size)
 
     def _still_of(self, drawing: Drawing, split: Split, rng: np.random.Generator) -> Shown:
         cast, which = _one_of(self._places(split)[drawing], rng)

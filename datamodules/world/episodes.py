@@ -6,7 +6,8 @@ world), to whole videos of which parts are shown (`clip`, and `film` for crowded
 time (`motion`, `order`), or a way to answer is shown by examples and never said (`rule`). Classes come back again and
 again within a text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has
 told before. `ask` are examples of questions as a few-shot benchmark puts them, `name` pictures with their true names,
-`doer` videos with the true name of what moves or does something.
+`doer` videos with the true name of what moves or does something, `which` videos of drawings one after the other with
+which of two comes first or last, or what comes right after one.
 """
 
 from collections.abc import Iterator
@@ -47,6 +48,9 @@ class EpisodeTexts(Texts):
         num_casts: groups of four drawings, each on `backgrounds` backgrounds; 352 hold every drawing twice.
         backgrounds: how many.
         num_films: crowded videos, 80 kB each, for `film` episodes.
+        films_cut: whether one class of a `film` episode may have cuts, so that its parts need not look alike.
+        turned_backgrounds: on how many other backgrounds the casts are shown turned, 40 kB each, for `name` episodes
+            and the turns of `motion` episodes.
         num_videos, num_pictures, num_beside, mirrored_share: of `WorldTexts`, for rules and questions; each of them is
             made once for both.
         pictures_per_step, videos_per_step: media of a step, the bound on its texts, of which there is always one.
@@ -69,6 +73,8 @@ class EpisodeTexts(Texts):
         num_casts: int = 352,
         backgrounds: int = 4,
         num_films: int = 0,
+        films_cut: bool = False,
+        turned_backgrounds: int = 0,
         num_videos: int = 4000,
         num_pictures: int = 8000,
         num_beside: int = 0,
@@ -88,6 +94,7 @@ class EpisodeTexts(Texts):
             ("num_casts", num_casts, 1, len(casts("train"))),
             ("backgrounds", backgrounds, 1, 1000),
             ("num_films", num_films, 0, 100_000),
+            ("turned_backgrounds", turned_backgrounds, 0, 1000),
             ("pictures_per_step", pictures_per_step, 32, 100_000),
             ("videos_per_step", videos_per_step, 12, 100_000),
             ("num_validation", num_validation, 0, 100_000),
@@ -118,7 +125,16 @@ class EpisodeTexts(Texts):
         )
         chances = {family: chance / sum(families.values()) for family, chance in families.items()}
         self.maker = ChunkMaker(
-            self.world, self.folder, num_movers, num_casts, num_films, backgrounds, size, family_chances=chances
+            self.world,
+            self.folder,
+            num_movers,
+            num_casts,
+            num_films,
+            backgrounds,
+            size,
+            family_chances=chances,
+            turned_backgrounds=turned_backgrounds,
+            films_cut=films_cut,
         )
         self.shapes = [
             Shape(kind, num_classes, num_chunks, with_question)
@@ -132,7 +148,8 @@ class EpisodeTexts(Texts):
         return (
             f"episodes in {self.folder}, about {self.maker.num_movers:,} drawings that do something and "
             f"{self.maker.num_casts:,} casts of four, each on {self.maker.backgrounds} backgrounds, "
-            f"{self.maker.num_films:,} films, and {self.world}"
+            f"{self.maker.num_films:,} films, the casts turned on {self.maker.turned_backgrounds} backgrounds, "
+            f"and {self.world}"
         )
 
     def prepare(self) -> None:

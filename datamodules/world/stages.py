@@ -1,16 +1,16 @@
 """Stages: files of stills, out of which clips are put together by choosing frames.
 
 A stage shows a drawing on one background at every place of a grid, at eight angles and in five sizes, or a cast of
-four drawings at three places each. Any path, rhythm, turn or order is then a choice of eight of its frames, so that
-from one entry of a feature cache thousands of clips can be shown, at no cost for the tower. A film is full of drawings
-that a camera passes, as real film is full of things; its parts are clips. The file is an H.264 video of the stills at
-8 a second.
+four drawings at three places, or at eight angles, each. Any path, rhythm, turn or order is then a choice of eight of
+its frames, so that from one entry of a feature cache thousands of clips can be shown, at no cost for the tower. A film
+is full of drawings that a camera passes, as real film is full of things; its parts are clips. The file is an H.264
+video of the stills at 8 a second.
 """
 
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -31,18 +31,20 @@ PLACEMENTS = 3
 FOLDER_FILES = 500
 STAGE_DRAW, CAST_DRAW, FILM_DRAW = 0x73746167, 0x63617374, 0x66696C6D
 
+TURNED_SIZES = (0.26, 0.42)
 FILM_FRAMES = 24
 IN_FILM = (5, 12)  # how many drawings a film has, at least and at most
 FILM_SIZES = (0.2, 0.8)
 CAMERA_STEP, OWN_STEP = 0.03, 0.05  # frame sizes from frame to frame, at most
 OWN_STEP_SHARE = 0.4  # of a film's drawings that move by themselves
 
-StageKind = Literal["mover", "cast", "film"]
+StageKind = Literal["mover", "cast", "film", "turned"]
 EMPTY = 0
 NUM_FRAMES: dict[StageKind, int] = {
     "mover": 1 + GRID * GRID + ANGLES + SIZE_LEVELS,
     "cast": 1 + CAST * PLACEMENTS,
     "film": 1 + FILM_FRAMES,
+    "turned": 1 + CAST * ANGLES,
 }
 
 
@@ -51,7 +53,7 @@ class Stage:
     """One file of stills.
 
     Args:
-        kind: `mover` for one drawing, `cast` for four, `film` for many at once.
+        kind: `mover` for one drawing, `cast` for four, `turned` for the same four turned, `film` for many at once.
         split: which drawings.
         group: which of the drawings, or of the casts, of the split; of a film, its number.
         background: number of the background; the same drawings have several.
@@ -93,10 +95,10 @@ class Stage:
 
     def stills(self) -> tuple[Background, list[tuple[Actor, ...]]]:
         """The background, and who is on it in each frame."""
-        split, kind = int(self.split == "held_out"), ("mover", "cast", "film").index(self.kind)
+        split, kind = int(self.split == "held_out"), get_args(StageKind).index(self.kind)
         rng = np.random.default_rng([STAGE_DRAW, split, kind, self.group, self.background])
         background = sample_background(rng)
-        shown = {"mover": self._mover, "cast": self._cast, "film": self._film}[self.kind]
+        shown = {"mover": self._mover, "cast": self._cast, "film": self._film, "turned": self._turned}[self.kind]
         return background, [(), *shown(rng)]
 
     def _mover(self, rng: np.random.Generator) -> list[tuple[Actor, ...]]:
@@ -110,7 +112,7 @@ class Stage:
             for column in range(GRID)
         ]
         resting = Actor(drawing, float(x), float(y), size)
-        turned = [replace(resting, angle=360.0 * turn / ANGLES) for turn in range(ANGLES)]
+        turned = _at_all_angles(resting)
         sized = [replace(resting, size=size * factor) for factor in SIZES]
         return [(actor,) for actor in (*cells, *turned, *sized)]
 
@@ -120,6 +122,14 @@ class Stage:
             for _ in range(PLACEMENTS):
                 x, y = (float(place) for place in rng.uniform(0.3, 0.7, 2))
                 shown.append((Actor(drawing, x, y, float(rng.uniform(0.35, 0.7))),))
+        return shown
+
+    def _turned(self, rng: np.random.Generator) -> list[tuple[Actor, ...]]:
+        shown: list[tuple[Actor, ...]] = []
+        for drawing in self.drawings:
+            x, y = (float(place) for place in rng.uniform(0.35, 0.65, 2))
+            size, angle = float(rng.uniform(*TURNED_SIZES)), float(rng.uniform(0.0, 360.0))
+            shown += [(actor,) for actor in _at_all_angles(Actor(drawing, x, y, size, angle))]
         return shown
 
     def _film(self, rng: np.random.Generator) -> list[tuple[Actor, ...]]:
@@ -164,9 +174,25 @@ def casts(split: str) -> tuple[tuple[Drawing, ...], ...]:
     return tuple(found)
 
 
+def _at_all_angles(actor: Actor) -> list[Actor]:
+    """From its own on, clockwise."""
+    return [replace(actor, angle=actor.angle + 360.0 * turn / ANGLES) for turn in range(ANGLES)]
+
+
 def still_of_cast(which: int, placement: int) -> int:
     """The frame that shows one of the cast."""
     return 1 + which * PLACEMENTS + placement
+
+
+def turned_still(which: int, turn: int) -> int:
+    """The frame of a `turned` stage that shows one of the cast, so many eighths from its first angle on."""
+    return 1 + which * ANGLES + turn % ANGLES
+
+
+def frames_of_turn(motion: Motion, which: int, rng: np.random.Generator) -> tuple[int, ...]:
+    """The frames of a `turned` stage in which one of the cast turns, from an angle drawn anew."""
+    first = int(rng.integers(ANGLES))
+    return tuple(turned_still(which, first + int(state)) for state in motion.states())
 
 
 def frames_of_motion(motion: Motion, rng: np.random.Generator) -> tuple[int, ...]:

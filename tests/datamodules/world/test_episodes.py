@@ -1,5 +1,6 @@
 """Episodes: what is told before counts, what cannot be known does not, and clips show what their answers say."""
 
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from datamodules.world.names import made_up_names
 from datamodules.world.rules import RULES, rules
 from datamodules.world.sampling import sample_scene
 from datamodules.world.stages import (
+    ANGLES,
     GRID,
     NUM_FRAMES,
     Stage,
     casts,
     frames_of_motion,
+    frames_of_turn,
     movers,
     still_of_cast,
+    turned_still,
     words_of_film,
     words_of_motion,
 )
@@ -39,6 +43,7 @@ def episodes(folder: Path | str = "world", **options: Any) -> EpisodeTexts:
         "num_pictures": 10,
         "size": 64,
         "num_films": 6,
+        "turned_backgrounds": 2,
     }
     return EpisodeTexts(str(folder), **{**small, **options})
 
@@ -149,6 +154,66 @@ def test_true_names_are_of_what_moves_or_does_something() -> None:
         for (answer, counts), said in zip(answers(text), text.readouts, strict=True):
             assert counts
             assert {one.split(maxsplit=1)[1] for one in said} == {answer.strip()}
+
+
+def test_asked_which_comes_first_the_answer_is_what_was_seen_first() -> None:
+    skills = Counter()
+    for text in of_kind(episodes(), "which"):
+        asked = [segment.text for segment in text.segments if isinstance(segment, Text) and "?" in segment.text]
+        for question, (answer, counts), said in zip(asked, answers(text), text.readouts, strict=True):
+            shown = list(dict.fromkeys(one.removeprefix(" still ") for one in said))
+            named = sorted((name for name in shown if f"the {name}" in question), key=shown.index)
+            if "right after" in question or "follows" in question:
+                expected = {shown[shown.index(name) + 1] for name in named if name != shown[-1]}
+                skills["next"] += 1
+            else:
+                expected = {named[0] if "first" in question else named[-1]}
+                skills["first" if "first" in question else "last"] += 1
+            assert counts
+            assert answer.strip() in expected
+    assert len(skills) == 3
+    assert min(skills.values()) > 20
+
+
+def test_pictures_to_name_show_drawings_turned_or_upright() -> None:
+    kinds = Counter()
+    for text in of_kind(episodes(), "name"):
+        for (answer, _), request in zip(answers(text), text.media, strict=True):
+            kind = "turned" if "turned" in str(request.source) else "cast"
+            kinds[kind] += 1
+            (frame,) = request.order or ()
+            each = ANGLES if kind == "turned" else 3
+            group = int(Path(str(request.source)).stem.split("-")[0])
+            assert answer.endswith(f" {casts('train')[group][(frame - 1) // each].name}")
+    assert abs(kinds["turned"] - kinds["cast"]) < 0.2 * kinds.total()
+    assert all("turned" not in str(media.source) for media in episodes(turned_backgrounds=0).media("train"))
+
+
+def test_turns_are_shown_of_every_cast_where_there_are_turned_ones() -> None:
+    texts = episodes(family_chances={"turn": 1.0})
+    for split in ("train", "validate"):
+        sources = [str(media.source) for text in of_kind(texts, "motion", split=split) for media in text.media]
+        assert len(set(sources)) > 20
+        assert all("-turned-" in source and ("held_out" in source) == (split != "train") for source in sources)
+    sources = [
+        str(media.source)
+        for text in of_kind(episodes(family_chances={"turn": 1.0}, turned_backgrounds=0), "motion")
+        for media in text.media
+    ]
+    assert all("-mover-" in source for source in sources)
+
+
+def test_one_class_of_films_may_have_cuts() -> None:
+    with_cuts = 0
+    for text in of_kind(episodes(num_films=20, films_cut=True), "film", 80):
+        sources: dict[str, set[str]] = {}
+        for (answer, _), request in zip(answers(text), text.media, strict=True):
+            sources.setdefault(answer, set()).add(str(request.source))
+        several = [name for name, own in sources.items() if len(own) > 1]
+        assert len(several) <= 1
+        assert sum(map(len, sources.values())) == len(set().union(*sources.values()))  # no other class has them
+        with_cuts += len(several)
+    assert 10 < with_cuts < 50
 
 
 def test_families_of_motions_are_as_often_as_asked() -> None:
@@ -287,6 +352,24 @@ def test_frames_of_a_motion_are_there_and_are_told(family: Any) -> None:
             cells = [divmod(frame - 1, GRID) for frame in frames]
             for (row, column), (next_row, next_column), (x, y) in zip(cells, cells[1:], motion.steps, strict=False):
                 assert ((row + y) % GRID, (column + x) % GRID) == (next_row, next_column)
+
+
+def test_a_turned_drawing_turns_as_its_motion_says(tmp_path: Path) -> None:
+    stage = Stage("turned", "train", 2, 1, size=64)
+    _, shown = stage.stills()
+    assert len(shown) == NUM_FRAMES["turned"]
+    rng = np.random.default_rng(0)
+    for motion in sample_motions(5, "turn", rng):
+        which = int(rng.integers(4))
+        actors = [shown[frame] for frame in frames_of_turn(motion, which, rng)]
+        assert {actor.drawing for (actor,) in actors} == {stage.drawings[which]}
+        angles = np.array([actor.angle for (actor,) in actors])
+        apart = np.diff(angles) - 45.0 * np.array(motion.steps)
+        assert (apart + 180.0) % 360.0 - 180.0 == pytest.approx(0.0, abs=1e-6)
+    assert turned_still(3, 7) == turned_still(3, -1) == NUM_FRAMES["turned"] - 1
+    stage.write(tmp_path / "turned.mp4")
+    frames = load_clip(tmp_path / "turned.mp4", num_frames=NUM_FRAMES["turned"]).frames.astype(int)
+    assert min(np.abs(frame - frames[0]).sum() for frame in frames[1:]) > 2_000
 
 
 def test_made_up_names_begin_differently() -> None:

@@ -281,14 +281,16 @@ def shrunk_recipe(name: str, folder: Path) -> dict[str, Any]:
     few = {"num_videos": 40, "num_beside": 2, "num_pictures": 2, "size": 64, "num_workers": 0}
     for member_name, member in recipe["data"]["members"].items():
         member["batch_size"] = 2
-        own = {"num_movers": 6, "num_casts": 10, "num_films": 6, "backgrounds": 1} if member_name == "episodes" else {}
+        own = {"num_movers": 6, "num_casts": 10, "num_films": 12, "backgrounds": 1} if member_name == "episodes" else {}
         member["texts"]["init_args"] |= few | own
     recipe["data"] |= {"num_workers": 0, "steps_per_epoch": 2}
     recipe["trainer"] |= {"max_steps": 2, "enable_progress_bar": False}
     return recipe
 
 
-@pytest.mark.parametrize("name", ["tiny_world_motion", "tiny_world_warmup", "tiny_world", "tiny_world_varied"])
+@pytest.mark.parametrize(
+    "name", ["tiny_world_motion", "tiny_world_warmup", "tiny_world", "tiny_world_varied", "tiny_world_refined"]
+)
 def test_a_shrunk_recipe_trains_two_steps_from_files_and_leaves_a_model(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
