@@ -12,9 +12,10 @@ import numpy as np
 from datamodules.world.drawings import Drawing, with_article
 from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
 from datamodules.world.names import made_up_names
-from datamodules.world.questions import questions, readout
+from datamodules.world.photo_films import PhotoFilm
+from datamodules.world.questions import Question, questions, readout
 from datamodules.world.rules import RULES, sample_rule
-from datamodules.world.scene import SAMPLED_FRAMES
+from datamodules.world.scene import SAMPLED_FRAMES, Scene
 from datamodules.world.stages import (
     ANGLES,
     CAST,
@@ -84,6 +85,7 @@ PICTURE_SHARE = 0.25  # of the media in a `scene` episode
 TURNED_SHARE = 0.5  # of the pictures in a `name` episode, where there are turned ones
 CUT_SHARE = 0.4  # of `film` episodes, where they may have cuts: one class' parts are of one film or another
 NUM_CUTS = 5
+PHOTO_SHARE = 0.6  # of `film` episodes, where there are films of photographs
 COMPARING = ("order", "next")  # skills that a `which` episode asks
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
 
@@ -130,8 +132,8 @@ class ChunkMaker:
 
     Args:
         world: whose scenes are asked about.
-        folder, num_movers, num_casts, num_films, backgrounds, frame_size, turned_backgrounds, films_cut: of the stages,
-            see `EpisodeTexts`.
+        folder, num_movers, num_casts, num_films, backgrounds, frame_size, turned_backgrounds, films_cut,
+            num_photo_films, which_within: see `EpisodeTexts`.
         family_chances: of each family of motions; they sum to 1.
     """
 
@@ -145,6 +147,8 @@ class ChunkMaker:
     family_chances: dict[Family, float]
     turned_backgrounds: int = 0
     films_cut: bool = False
+    num_photo_films: int = 0
+    which_within: bool = False
 
     def chunks(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """An episode's.
@@ -168,8 +172,8 @@ class ChunkMaker:
         }
         return makers[shape.kind](split, shape, rng)
 
-    def stages(self, split: Split) -> Iterator[Stage]:
-        """All files of stills of a split's drawings."""
+    def stages(self, split: Split) -> Iterator[Stage | PhotoFilm]:
+        """All files of stills of a split's drawings, and films."""
         drawn = self._drawn(split)
         for background in range(self.backgrounds):
             for group in range(self._num_casts(split)):
@@ -177,11 +181,13 @@ class ChunkMaker:
         for background in range(self.backgrounds):
             for group in range(self._num_movers(split)):
                 yield Stage("mover", drawn, group, background, self.frame_size)
-        for group in range(self._num_films(split)):
+        for group in range(self._num_films(split, self.num_films)):
             yield Stage("film", drawn, group, 0, self.frame_size)
         for background in range(self.turned_backgrounds):
             for group in range(self._num_casts(split)):
                 yield Stage("turned", drawn, group, background, self.frame_size)
+        for number in range(self._num_films(split, self.num_photo_films)):
+            yield PhotoFilm(drawn, number, self.frame_size)
 
     def _named(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         chunks = []
@@ -210,9 +216,13 @@ class ChunkMaker:
     def _compared(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """Of drawings one after the other: which of two comes first, or last, or what comes right after one."""
         chunks = []
-        for index in _different(self._scenes_of("sequence"), shape.num_chunks, rng, "videos of one after the other"):
+        scenes = self._long_sequences if self.which_within else self._scenes_of("sequence")
+        for index in _different(scenes, shape.num_chunks, rng, "videos of one after the other"):
             scene, request = self.world.seen("train", index, rng)
-            asked = _one_of([one for one in questions(scene, rng) if one.skill in COMPARING], rng)
+            if self.which_within:
+                asked = _question_within(scene, rng)
+            else:
+                asked = _one_of([one for one in questions(scene, rng) if one.skill in COMPARING], rng)
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
@@ -269,13 +279,29 @@ class ChunkMaker:
         return _named_by_shots(shape, rng, show)
 
     def _in_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        if self.num_photo_films and (not self.num_films or rng.random() < PHOTO_SHARE):
+            return self._in_photo_films(split, shape, rng)
         cut = NUM_CUTS if self.films_cut and rng.random() < CUT_SHARE else 0
-        groups = _different(range(self._num_films(split)), shape.num_classes + cut, rng, "films", "num_films")
+        numbers = range(self._num_films(split, self.num_films))
+        groups = _different(numbers, shape.num_classes + cut, rng, "films", "num_films")
 
         def show(of_class: int) -> Shown:
             group = groups[of_class] if of_class or not cut else _one_of([groups[0], *groups[-cut:]], rng)
             stage = Stage("film", self._drawn(split), group, 0, self.frame_size)
             return stage.request(self.folder, frames_of_film(rng)), words_of_film(stage)
+
+        return _named_by_shots(shape, rng, show)
+
+    def _in_photo_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        numbers = range(self._num_films(split, self.num_photo_films))
+        films = [
+            PhotoFilm(self._drawn(split), number, self.frame_size)
+            for number in _different(numbers, shape.num_classes, rng, "films of photographs", "num_photo_films")
+        ]
+
+        def show(of_class: int) -> Shown:
+            film = films[of_class]
+            return film.request(self.folder, tuple(at - 1 for at in frames_of_film(rng))), film.words()
 
         return _named_by_shots(shape, rng, show)
 
@@ -363,9 +389,9 @@ class ChunkMaker:
         """For validation a fifth as many."""
         return self.num_movers if split == "train" else min(math.ceil(self.num_movers / 5), len(movers("held_out")))
 
-    def _num_films(self, split: Split) -> int:
+    def _num_films(self, split: Split, to_train_on: int) -> int:
         """For validation a fifth as many."""
-        return self.num_films if split == "train" else math.ceil(self.num_films / 5)
+        return to_train_on if split == "train" else math.ceil(to_train_on / 5)
 
     def _num_casts(self, split: Split) -> int:
         return min(self.num_casts, len(casts(self._drawn(split))))
@@ -397,6 +423,12 @@ class ChunkMaker:
                 found.setdefault(scene.main.drawing, []).append(index)
         return {drawing: np.array(own) for drawing, own in found.items()}
 
+    @cached_property
+    def _long_sequences(self) -> np.ndarray:
+        """Videos of three or four drawings one after the other."""
+        scenes = self.world.scenes("train")
+        return np.array([index for index in self._scenes_of("sequence") if len(scenes[index].actors) > 2], np.int64)
+
     def _scenes_of(self, kind: str) -> np.ndarray:
         return self._scenes_by_kind.get(kind, np.array([], np.int64))
 
@@ -404,6 +436,21 @@ class ChunkMaker:
     def _scenes_by_kind(self) -> dict[str, np.ndarray]:
         kinds = np.array([scene.kind for scene in self.world.scenes("train")])
         return {kind: np.flatnonzero(kinds == kind) for kind in set(kinds.tolist())}
+
+
+def _question_within(scene: Scene, rng: np.random.Generator) -> Question:
+    """Which of two came first or last, of those where it is neither first nor last of all, or what came next.
+
+    Args:
+        scene: of three drawings or more.
+    """
+    names = [actor.name for actor in scene.actors]
+    wanted = _one_of(COMPARING, rng)
+    while True:
+        asked = [one for one in questions(scene, rng) if one.skill == wanted]
+        asked = [one for one in asked if wanted == "next" or one.answer in names[1:-1]]
+        if asked:
+            return _one_of(asked, rng)
 
 
 def _named_by_shots(

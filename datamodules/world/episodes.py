@@ -27,6 +27,7 @@ from datamodules.world.chunks import (
 )
 from datamodules.world.files import make_files
 from datamodules.world.motions import Family
+from datamodules.world.photo_films import PhotoFilm
 from datamodules.world.stages import Stage, casts, movers
 from datamodules.world.texts import WorldTexts
 from videoflamingo.errors import UsageError
@@ -49,10 +50,14 @@ class EpisodeTexts(Texts):
         backgrounds: how many.
         num_films: crowded videos, 80 kB each, for `film` episodes.
         films_cut: whether one class of a `film` episode may have cuts, so that its parts need not look alike.
+        num_photo_films: films put together from photographs, 80 kB each, for `film` episodes; they need pictures of
+            Debian packages, see `datamodules.world.photo_films`.
+        which_within: whether a `which` episode that asks which of two came first or last does so only where the right
+            one is neither first nor last of all, as knowing those is not to compare.
         turned_backgrounds: on how many other backgrounds the casts are shown turned, 40 kB each, for `name` episodes
             and the turns of `motion` episodes.
-        num_videos, num_pictures, num_beside, mirrored_share: of `WorldTexts`, for rules and questions; each of them is
-            made once for both.
+        num_videos, num_pictures, num_beside, num_alone, mirrored_share: of `WorldTexts`, for rules and questions; each
+            of them is made once for both.
         pictures_per_step, videos_per_step: media of a step, the bound on its texts, of which there is always one.
         shares: how often a step is of a kind; kinds not named never are.
         skill_emphasis: of `WorldTexts`.
@@ -74,10 +79,13 @@ class EpisodeTexts(Texts):
         backgrounds: int = 4,
         num_films: int = 0,
         films_cut: bool = False,
+        num_photo_films: int = 0,
+        which_within: bool = False,
         turned_backgrounds: int = 0,
         num_videos: int = 4000,
         num_pictures: int = 8000,
         num_beside: int = 0,
+        num_alone: int = 0,
         mirrored_share: float = 0.0,
         pictures_per_step: int = 200,
         videos_per_step: int = 64,
@@ -94,6 +102,7 @@ class EpisodeTexts(Texts):
             ("num_casts", num_casts, 1, len(casts("train"))),
             ("backgrounds", backgrounds, 1, 1000),
             ("num_films", num_films, 0, 100_000),
+            ("num_photo_films", num_photo_films, 0, 100_000),
             ("turned_backgrounds", turned_backgrounds, 0, 1000),
             ("pictures_per_step", pictures_per_step, 32, 100_000),
             ("videos_per_step", videos_per_step, 12, 100_000),
@@ -101,7 +110,8 @@ class EpisodeTexts(Texts):
         ):
             if not least <= number <= most:
                 raise UsageError(f"episodes: {option} is {number}; give {least:,} to {most:,}")
-        self.shares: dict[EpisodeKind, float] = shares or {kind: float(kind != "film" or num_films) for kind in SHAPES}
+        filmed = num_films or num_photo_films
+        self.shares: dict[EpisodeKind, float] = shares or {kind: float(kind != "film" or filmed) for kind in SHAPES}
         wrong = {kind: share for kind, share in self.shares.items() if kind not in SHAPES or share < 0}
         if wrong or not any(self.shares.values()):
             raise UsageError(f"episodes: shares {wrong or self.shares}; give {', '.join(SHAPES)} numbers, some above 0")
@@ -117,6 +127,7 @@ class EpisodeTexts(Texts):
             num_videos,
             num_pictures,
             num_beside,
+            num_alone,
             validation_share=0.0,
             mirrored_share=mirrored_share,
             skill_emphasis=skill_emphasis,
@@ -135,6 +146,8 @@ class EpisodeTexts(Texts):
             family_chances=chances,
             turned_backgrounds=turned_backgrounds,
             films_cut=films_cut,
+            num_photo_films=num_photo_films,
+            which_within=which_within,
         )
         self.shapes = [
             Shape(kind, num_classes, num_chunks, with_question)
@@ -148,8 +161,8 @@ class EpisodeTexts(Texts):
         return (
             f"episodes in {self.folder}, about {self.maker.num_movers:,} drawings that do something and "
             f"{self.maker.num_casts:,} casts of four, each on {self.maker.backgrounds} backgrounds, "
-            f"{self.maker.num_films:,} films, the casts turned on {self.maker.turned_backgrounds} backgrounds, "
-            f"and {self.world}"
+            f"{self.maker.num_films:,} films, {self.maker.num_photo_films:,} of photographs, "
+            f"the casts turned on {self.maker.turned_backgrounds} backgrounds, and {self.world}"
         )
 
     def prepare(self) -> None:
@@ -162,7 +175,7 @@ class EpisodeTexts(Texts):
         """One for each shape to train on, for each of them is drawn anew."""
         return {"train": len(self.shapes), "validate": self.num_validation, "test": 0}[split]
 
-    def stages(self, split: Split) -> Iterator[Stage]:
+    def stages(self, split: Split) -> Iterator[Stage | PhotoFilm]:
         """All files of stills; those of held-out drawings for validation."""
         if split == "test" or (split == "validate" and not self.num_validation):
             return

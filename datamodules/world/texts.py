@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.world.files import SceneFile, make_files
-from datamodules.world.plan import BESIDE_SEEDS, FIRST_SEEDS, PICTURE_SEEDS, VIDEO_KINDS, plan_scenes
+from datamodules.world.plan import ALONE_SEEDS, BESIDE_SEEDS, FIRST_SEEDS, PICTURE_SEEDS, VIDEO_KINDS, plan_scenes
 from datamodules.world.questions import SKILLS, Question, captions, questions, readout
 from datamodules.world.sampling import sample_scene
 from datamodules.world.scene import SAMPLED_FRAMES, Scene
@@ -36,6 +36,8 @@ class WorldTexts(Texts):
         num_videos, num_pictures: scenes to train on.
         num_beside: more videos to train on in which one drawing moves beside another at rest: which of the two it is
             that moves is learnt from many of them only.
+        num_alone: more videos to train on in which a drawing is alone and moves or, in two of three, does something
+            else, at any angle: to name it there is learnt from many of them only.
         validation_share: as many of `num_videos` and `num_pictures` are made for validation, and for test again, each
             from seeds of their own.
         picture_batch_size: texts of a step about pictures; None for as many as about videos, which the mixture's
@@ -64,6 +66,7 @@ class WorldTexts(Texts):
         num_videos: int = 4000,
         num_pictures: int = 8000,
         num_beside: int = 0,
+        num_alone: int = 0,
         validation_share: float = 0.05,
         picture_batch_size: int | None = None,
         picture_share: float = 0.35,
@@ -89,7 +92,8 @@ class WorldTexts(Texts):
         for option, number, most in (
             ("num_videos", num_videos, BESIDE_SEEDS),
             ("num_pictures", num_pictures, PICTURE_SEEDS),
-            ("num_beside", num_beside, BESIDE_SEEDS // 4),  # a third of the seeds give one
+            ("num_beside", num_beside, (ALONE_SEEDS - BESIDE_SEEDS) // 4),  # a third of the seeds give one
+            ("num_alone", num_alone, (PICTURE_SEEDS - ALONE_SEEDS) // 3),  # more than half of them
         ):
             if not 0 <= number <= most:
                 raise UsageError(f"world: {option} is {number}; give 0 to {most:,}")
@@ -104,14 +108,14 @@ class WorldTexts(Texts):
             wrong = {name: weight for name, weight in (given or {}).items() if name not in known or weight <= 0}
             if wrong:
                 raise UsageError(f"world: {option} {wrong}; give {', '.join(known)} numbers above 0")
-        for share, number in ((0.0, num_videos + num_beside), (1.0, num_pictures)):
+        for share, number in ((0.0, num_videos + num_beside + num_alone), (1.0, num_pictures)):
             if picture_share == share and not number:
                 only = "pictures" if num_pictures else "videos"
                 raise UsageError(f"world: picture_share is {picture_share:g}, but there are only {only}; change one")
         self.folder = Path(folder).expanduser()
-        fresh = (math.ceil(validation_share * num_videos), math.ceil(validation_share * num_pictures), 0)
-        self.num_scenes: dict[Split, tuple[int, int, int]] = {
-            "train": (num_videos, num_pictures, num_beside),
+        fresh = (math.ceil(validation_share * num_videos), math.ceil(validation_share * num_pictures), 0, 0)
+        self.num_scenes: dict[Split, tuple[int, int, int, int]] = {
+            "train": (num_videos, num_pictures, num_beside, num_alone),
             "validate": fresh,
             "test": fresh,
         }
@@ -125,8 +129,9 @@ class WorldTexts(Texts):
         self._scenes: dict[Split, list[Scene]] = {}
 
     def __str__(self) -> str:
-        videos, pictures, beside = self.num_scenes["train"]
+        videos, pictures, beside, alone = self.num_scenes["train"]
         more = f", {beside:,} more with a drawing at rest" if beside else ""
+        more += f", {alone:,} more of a drawing alone" if alone else ""
         return f"the world in {self.folder}, {videos:,} videos{more} and {pictures:,} pictures to train on"
 
     def prepare(self) -> None:
@@ -140,8 +145,8 @@ class WorldTexts(Texts):
     def scenes(self, split: Split) -> list[Scene]:
         """What the texts of a split are about, one each."""
         if split not in self._scenes:
-            num_videos, num_pictures, num_beside = self.num_scenes[split]
-            plan = plan_scenes(num_videos, num_pictures, FIRST_SEEDS[split], num_beside)
+            num_videos, num_pictures, num_beside, num_alone = self.num_scenes[split]
+            plan = plan_scenes(num_videos, num_pictures, FIRST_SEEDS[split], num_beside, num_alone)
             self._scenes[split] = [sample_scene(seed, kind, size=self.frame_size) for seed, kind in plan]
         return self._scenes[split]
 

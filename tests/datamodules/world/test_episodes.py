@@ -175,6 +175,53 @@ def test_asked_which_comes_first_the_answer_is_what_was_seen_first() -> None:
     assert min(skills.values()) > 20
 
 
+def test_which_came_first_can_be_asked_only_where_it_is_not_first_of_all() -> None:
+    skills: Counter[str] = Counter()
+    for text in of_kind(episodes(which_within=True), "which"):
+        asked = [segment.text for segment in text.segments if isinstance(segment, Text) and "?" in segment.text]
+        for question, (answer, _), said in zip(asked, answers(text), text.readouts, strict=True):
+            shown = list(dict.fromkeys(one.removeprefix(" still ") for one in said))
+            place = shown.index(answer.strip())
+            assert len(shown) > 2
+            if "right after" in question or "follows" in question:
+                assert f"the {shown[place - 1]}" in question
+                skills["next"] += 1
+            else:
+                end = "first" if "first" in question else "last"
+                later = {"first": shown[place + 1 :], "last": shown[:place]}[end]
+                assert 0 < place < len(shown) - 1
+                assert any(f"the {name}" in question for name in later)
+                skills[end] += 1
+    assert len(skills) == 3
+    assert min(skills.values()) > 20
+
+
+def test_names_go_with_films_of_photographs_of_which_parts_are_shown(photographs: Path) -> None:
+    texts = episodes(num_films=30, num_photo_films=30)
+    of_photographs = 0
+    for split in ("train", "validate"):
+        for text in of_kind(texts, "film", split=split):
+            named: dict[str, set[str]] = {}
+            for (answer, _), request in zip(answers(text), text.media, strict=True):
+                named.setdefault(answer, set()).add(str(request.source))
+            assert all(len(own) == 1 for own in named.values())
+            if "photo-film" not in str(text.media[0].source):
+                continue
+            of_photographs += 1
+            assert all(("held_out" in str(request.source)) == (split != "train") for request in text.media)
+            for request in text.media:
+                (step,) = set(np.diff(request.order or ()))
+                assert 0 <= min(request.order or ()) < max(request.order or ()) < 24
+                assert step in (1, 2)
+    assert 30 < of_photographs < 65
+    assert sum("photo-film" in str(media.source) for media in texts.media("train")) == 30
+
+
+def test_all_films_may_be_of_photographs(photographs: Path) -> None:
+    texts = episodes(num_films=0, num_photo_films=30)
+    assert all("photo-film" in str(text.media[0].source) for text in of_kind(texts, "film"))
+
+
 def test_pictures_to_name_show_drawings_turned_or_upright() -> None:
     kinds = Counter()
     for text in of_kind(episodes(), "name"):

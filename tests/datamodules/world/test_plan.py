@@ -21,6 +21,18 @@ def test_more_movers_beside_a_drawing_at_rest_come_last_with_seeds_of_their_own(
     assert all(kind == "move" and sample_scene(seed, kind).bystander is not None for seed, kind in beside)
 
 
+def test_more_drawings_alone_come_last_two_that_do_something_for_one_that_moves() -> None:
+    plan = plan_scenes(4, 2, 100, num_beside=5, num_alone=60)
+    assert plan[:11] == plan_scenes(4, 2, 100, num_beside=5)
+    alone = plan[11:]
+    assert alone == plan_scenes(0, 0, 100, num_alone=80)[:60]
+    assert len({seed for seed, _ in plan}) == 71
+    assert all(sample_scene(seed, kind).bystander is None for seed, kind in alone)
+    kinds = [kind for _, kind in alone]
+    assert kinds.count("event") + kinds.count("move") == 60
+    assert 1.2 < kinds.count("event") / kinds.count("move") < 2.5
+
+
 def test_kinds_come_in_their_shares_from_the_beginning() -> None:
     kinds = [kind for _, kind in plan_scenes(200, 0, first_seed=0)]
     for name, share in VIDEO_KINDS.items():
@@ -34,6 +46,6 @@ def test_no_two_scenes_of_a_plan_have_one_seed() -> None:
 
 
 def test_training_validation_and_test_share_no_seed() -> None:
-    plans = [{seed for seed, _ in plan_scenes(12_000, 8000, first, 200)} for first in FIRST_SEEDS.values()]
+    plans = [{seed for seed, _ in plan_scenes(12_000, 8000, first, 200, 200)} for first in FIRST_SEEDS.values()]
     assert len(plans) == 3
     assert all(not one & other for one, other in combinations(plans, 2))

@@ -241,6 +241,7 @@ def test_the_share_of_captions_is_what_was_asked_for(share: float, only: str) ->
 
 
 def test_it_tells_how_much_there_is() -> None:
+    assert "videos, 1,000 more of a drawing alone and" in str(world("there", num_alone=1000))
     assert str(world("there", num_beside=1000)) == (
         "the world in there, 5 videos, 1,000 more with a drawing at rest and 4 pictures to train on"
     )
@@ -282,17 +283,27 @@ def shrunk_recipe(name: str, folder: Path) -> dict[str, Any]:
     for member_name, member in recipe["data"]["members"].items():
         member["batch_size"] = 2
         own = {"num_movers": 6, "num_casts": 10, "num_films": 12, "backgrounds": 1} if member_name == "episodes" else {}
-        member["texts"]["init_args"] |= few | own
+        options = member["texts"]["init_args"]
+        options |= few | own
+        options |= {name: 12 for name in ("num_alone", "num_photo_films") if name in options}
     recipe["data"] |= {"num_workers": 0, "steps_per_epoch": 2}
     recipe["trainer"] |= {"max_steps": 2, "enable_progress_bar": False}
     return recipe
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny_world_motion", "tiny_world_warmup", "tiny_world", "tiny_world_varied", "tiny_world_refined"]
+    "name",
+    [
+        "tiny_world_motion",
+        "tiny_world_warmup",
+        "tiny_world",
+        "tiny_world_varied",
+        "tiny_world_refined",
+        "tiny_world_more",
+    ],
 )
 def test_a_shrunk_recipe_trains_two_steps_from_files_and_leaves_a_model(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(yaml.safe_dump(shrunk_recipe(name, tmp_path)), "utf-8")
