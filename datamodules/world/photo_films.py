@@ -2,7 +2,7 @@
 
 Photographs of single things, cut out, move before one of a landscape, or of a thing from very near, while the camera
 passes. Each film has three views of the same things in the same place, as films are cut: what its parts have in common
-is how they look. Photographs are those of two Debian packages (GPL-2 and CC BY-SA), on no network and in no repository.
+is how they look. The photographs are those of two Debian packages (GPL-2), which `PACKAGES` names; none is kept here.
 """
 
 import re
