@@ -183,10 +183,10 @@ def what_it_is(model_name: str) -> str:
         return f"These are the answers of the model {model_name}."
     return (
         "tiny joins a frozen image network and a frozen language model of 135 million parameters by a small bridge, "
-        "which was trained on a CPU with generated videos of drawings and nothing else. It learns made-up names of "
+        "which was trained on a CPU with generated videos, nearly all of drawings. It learns made-up names of "
         "things and motions from its prompt. Of drawings it knows it mostly tells which one moves, which way and how "
         "fast, and what happens to it; of two that move it cannot tell which is which. Of real film it says what it "
-        "would say of drawings, because it has only ever been trained on drawings."
+        "would say of drawings, because it learnt hardly any other words."
     )
 
 

@@ -255,7 +255,7 @@ def test_an_unknown_truth_is_neither_right_nor_wrong() -> None:
     assert "real film" in shown
     assert "not known" in shown
     assert "✓" not in shown and "✗" not in shown
-    assert "it has only ever been trained on drawings" in shown
+    assert "because it learnt hardly any other words" in shown
 
 
 def test_right_is_what_is_a_truth_but_for_case_and_full_stop() -> None:
