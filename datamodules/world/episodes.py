@@ -27,7 +27,7 @@ from datamodules.world.chunks import (
 )
 from datamodules.world.files import make_files
 from datamodules.world.motions import Family
-from datamodules.world.photo_films import PhotoFilm
+from datamodules.world.photo_films import PhotoFilm, cut_outs, landscapes
 from datamodules.world.stages import Stage, casts, movers
 from datamodules.world.texts import WorldTexts
 from videoflamingo.errors import UsageError
@@ -53,7 +53,7 @@ class EpisodeTexts(Texts):
         num_photo_films: films put together from photographs, 80 kB each, for `film` episodes; they need pictures of
             Debian packages, see `datamodules.world.photo_films`.
         which_within: whether a `which` episode that asks which of two came first or last does so only where the right
-            one is neither first nor last of all, as knowing those is not to compare.
+            one is neither first nor last of all: alone it teaches the opposite short cut (docs/decisions/0025).
         turned_backgrounds: on how many other backgrounds the casts are shown turned, 40 kB each, for `name` episodes
             and the turns of `motion` episodes.
         num_videos, num_pictures, num_beside, num_alone, mirrored_share: of `WorldTexts`, for rules and questions; each
@@ -166,7 +166,14 @@ class EpisodeTexts(Texts):
         )
 
     def prepare(self) -> None:
-        """Make the files that are missing."""
+        """Make the files that are missing.
+
+        Raises:
+            UsageError: before any is made, if films are to be put together from photographs that are not installed.
+        """
+        if self.maker.num_photo_films:
+            cut_outs()
+            landscapes()
         stages = [stage for split in SPLITS for stage in self.stages(split)]
         make_files(stages, self.folder, num_workers=self.num_workers)
         self.world.prepare()

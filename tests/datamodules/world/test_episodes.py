@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datamodules.world import photo_films
 from datamodules.world.chunks import SHAPES, bursty
 from datamodules.world.episodes import EpisodeTexts
 from datamodules.world.motions import FAMILIES, sample_motions
@@ -215,6 +216,16 @@ def test_names_go_with_films_of_photographs_of_which_parts_are_shown(photographs
                 assert step in (1, 2)
     assert 30 < of_photographs < 65
     assert sum("photo-film" in str(media.source) for media in texts.media("train")) == 30
+
+
+def test_photographs_that_are_not_installed_are_missed_before_any_file_is_made(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photo_films, "LANDSCAPES", tmp_path / "none")
+    photo_films.landscapes.cache_clear()
+    with pytest.raises(UsageError, match="apt-get install"):
+        episodes(tmp_path / "world", num_photo_films=30).prepare()
+    assert not (tmp_path / "world").exists()
 
 
 def test_all_films_may_be_of_photographs(photographs: Path) -> None:

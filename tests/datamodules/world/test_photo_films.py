@@ -60,7 +60,7 @@ def test_only_photographs_are_used(photographs: Path) -> None:
     assert [path.stem for path in landscapes()] == ["hill", "lake"]
 
 
-def test_a_film_of_one_thing_says_its_name(photographs: Path) -> None:
+def test_a_cut_out_whose_file_has_no_name_is_a_thing(photographs: Path) -> None:
     (photographs / "stamps/animals/7-mirror.png").write_bytes((photographs / "stamps/animals/cow.png").read_bytes())
     cut_outs.cache_clear()
     said = {word for number in range(30) for word in PhotoFilm("train", number).words()}
