@@ -291,6 +291,16 @@ def test_training_of_the_tower_may_start_from_a_checkpoint_that_left_it_frozen(c
     assert all(torch.equal(tower_of(other)[name], value) for name, value in before.items())
 
 
+def test_training_with_pooled_tokens_may_start_from_a_checkpoint_without(checkpoint: Path) -> None:
+    other = tiny_flamingo(1, resampler=replace(TINY_CONFIG.resampler, pooled_side=1))
+    with pytest.raises(ModelError, match=r"missing: resampler\.pooled"):
+        load_trainable(other, checkpoint)
+    before = {name: value.clone() for name, value in other.resampler.pooled.state_dict().items()}
+    load_trainable(other, checkpoint, as_start=True)
+    assert torch.equal(other.resampler.latents, tiny_flamingo(0).resampler.latents)
+    assert all(torch.equal(value, before[name]) for name, value in other.resampler.pooled.state_dict().items())
+
+
 def test_position_embeddings_are_resampled_for_larger_frames_where_training_starts(tmp_path: Path) -> None:
     positions = replace(TINY_CONFIG.resampler, position_embeddings=True)
     small = tiny_flamingo(resampler=positions)

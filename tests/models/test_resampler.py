@@ -143,6 +143,39 @@ def check(config: ResamplerConfig, feature_width: int, num_frames: int, num_patc
         torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_pooled_tokens_are_means_over_parts_of_the_frame_and_all_frames(num_frames: int) -> None:
+    plain = replace(CONFIG, width=8)
+    resampler = made(replace(plain, pooled_side=2), num_patches=16)
+    features = random_features(num_frames, num_patches=16)
+    scale, shift = torch.rand(FEATURE_WIDTH) + 0.5, torch.randn(FEATURE_WIDTH)
+    tokens = resampler(features, standardisation=(scale, shift))
+    assert tokens.shape == (2, plain.num_latents + 4, 8)
+    assert resampler.pooled is not None
+    grid = (features * scale + shift).unflatten(2, (4, 4))
+    for number in range(4):
+        row, column = divmod(number, 2)
+        part = grid[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((1, 2, 3))
+        expected = resampler.pooled.norm(part @ resampler.pooled.project.weight.T) + resampler.pooled.place[number]
+        assert torch.allclose(tokens[:, plain.num_latents + number], expected, atol=1e-5)
+    without = PerceiverResampler(FEATURE_WIDTH, 16, plain)
+    without.load_state_dict(resampler.state_dict(), strict=False)
+    latents = without(features, standardisation=(scale, shift))
+    assert torch.allclose(tokens[:, : plain.num_latents], latents)
+
+
+def test_pooled_tokens_need_a_square_grid_that_is_fine_enough() -> None:
+    for num_patches, side in ((6, 2), (4, 3)):
+        with pytest.raises(
+            ModelError, match=f"pooled_side is {side}, which needs .* a frame has {num_patches} patches"
+        ):
+            PerceiverResampler(FEATURE_WIDTH, num_patches, replace(CONFIG, pooled_side=side))
+    with pytest.raises(ModelError, match="pooled_side is -1; give 0 or more"):
+        replace(CONFIG, pooled_side=-1)
+    with pytest.raises(ModelError, match="pooled tokens were made for 4; use"):
+        made(replace(CONFIG, pooled_side=2), num_patches=4)(random_features(1, num_patches=9))
+
+
 @pytest.mark.parametrize("num_frames", [1, 3, 8, 30, 31])
 def test_time_is_interpolated_as_torch_does_with_half_samples(num_frames: int) -> None:
     table = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))

@@ -24,7 +24,7 @@ from videoflamingo.models.vision import VisionConfig
 
 FORMAT = "videoflamingo-1"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "trainable.safetensors"
-TOWER, POSITIONS = "vision.backbone.", "resampler.position"  # keys of trained weights
+TOWER, POSITIONS, POOLED = "vision.backbone.", "resampler.position", "resampler.pooled."  # keys of trained weights
 PARTS = {"vision": VisionConfig, "resampler": ResamplerConfig, "cross_attention": CrossAttentionConfig}
 
 
@@ -123,8 +123,9 @@ def load_trainable(model: Flamingo, folder: str | os.PathLike[str], *, as_start:
     """Fill the trained weights of a model from a checkpoint folder or a bundled model's name, strictly.
 
     Args:
-        as_start: of further training, which may change two things: a tower that was frozen may be trained now, so its
-            weights may be missing; and frames may be larger, so position embeddings are resampled to their grid.
+        as_start: of further training, which may change three things: a tower that was frozen may be trained now, so its
+            weights may be missing; frames may be larger, so position embeddings are resampled to their grid; and
+            there may be pooled tokens, which begin as they are made where there were none.
 
     Raises:
         ModelError: one report of everything missing, unexpected or misshaped.
@@ -139,8 +140,9 @@ def load_trainable(model: Flamingo, folder: str | os.PathLike[str], *, as_start:
         raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
     expected = model.trainable_state()
     if as_start:
-        if not any(key.startswith(TOWER) for key in stored):
-            expected = {key: value for key, value in expected.items() if not key.startswith(TOWER)}
+        for part in (TOWER, POOLED):
+            if not any(key.startswith(part) for key in stored):
+                expected = {key: value for key, value in expected.items() if not key.startswith(part)}
         if POSITIONS in expected and POSITIONS in stored:
             stored[POSITIONS] = _resampled_positions(stored[POSITIONS], len(expected[POSITIONS]))
     problems = _differences(expected, stored)

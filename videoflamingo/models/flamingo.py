@@ -305,8 +305,8 @@ class Flamingo(nn.Module):
                 f"frame_index must hold frames 0 to {len(features) - 1} first and padding (-1) after them, for each "
                 f"medium; got {frame_index.tolist()}"
             )
-        latents = self.config.resampler.num_latents
-        tokens = self.resampler.latents.new_zeros(batch * num_media, latents, self.config.resampler.width)
+        resampler = self.config.resampler
+        tokens = self.resampler.latents.new_zeros(batch * num_media, resampler.num_visual_tokens, resampler.width)
         for count in counts.unique().tolist():
             if count == 0:
                 continue

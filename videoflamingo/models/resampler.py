@@ -34,6 +34,9 @@ class ResamplerConfig:
         correlation_radius: tell each patch also which patch of the frame before it is like, at most so many rows and
             columns away: what moved is most like the place where it was. 0 = none. Not in the paper; motion is learnt
             many times faster with it (docs/decisions/0021).
+        pooled_side: S, for S * S more visual tokens, one for each of S x S equal parts of the frame: the mean of the
+            features there over all frames, through one linear map and a norm. 0 = none. Not in the paper; latents
+            keep what training asks of them, these also how a place looks (docs/decisions/0026).
         backend: attention kernel.
     """
 
@@ -49,6 +52,7 @@ class ResamplerConfig:
     frame_differences: bool = False
     difference_hidden: int = 0
     correlation_radius: int = 0
+    pooled_side: int = 0
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -59,6 +63,13 @@ class ResamplerConfig:
             )
         if self.correlation_radius < 0:
             raise ModelError(f"ResamplerConfig.correlation_radius is {self.correlation_radius}; give 0 or more")
+        if self.pooled_side < 0:
+            raise ModelError(f"ResamplerConfig.pooled_side is {self.pooled_side}; give 0 or more")
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """N + S * S, of each medium."""
+        return self.num_latents + self.pooled_side**2
 
 
 def interpolate_time(table: Tensor, num_frames: int) -> Tensor:
@@ -170,8 +181,43 @@ class ResamplerLayer(nn.Module):
         return latents + self.feed_forward(latents)
 
 
+class PooledTokens(nn.Module):
+    """How each part of a medium's frames looks: means of the tower's features over it and over time, one token each.
+
+    A random linear map keeps likeness, so these are of use for what was never trained on (docs/decisions/0026).
+
+    Args:
+        num_patches: of a square grid.
+
+    Raises:
+        ModelError: if P is no square number, or its side is below `pooled_side`.
+    """
+
+    def __init__(self, feature_width: int, num_patches: int, config: ResamplerConfig) -> None:
+        super().__init__()
+        self.side, self.grid_side = config.pooled_side, math.isqrt(num_patches)
+        if self.grid_side**2 != num_patches or self.side > self.grid_side:
+            raise ModelError(
+                f"ResamplerConfig.pooled_side is {self.side}, which needs patches of a square grid with as many rows "
+                f"or more, but a frame has {num_patches} patches; set it to 0, or use another image size"
+            )
+        self.project = nn.Linear(feature_width, config.width, bias=False)
+        nn.init.normal_(self.project.weight, std=feature_width**-0.5)
+        self.norm = nn.LayerNorm(config.width)
+        self.place = nn.Parameter(torch.randn(self.side**2, config.width))
+
+    def forward(self, features: Tensor, standardisation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """`[K, T, P, feature_width]` -> `[K, S*S, D]`."""
+        grid = features.mean(1, dtype=torch.float32).transpose(1, 2).unflatten(2, (self.grid_side, self.grid_side))
+        means = F.adaptive_avg_pool2d(grid, self.side).flatten(2).transpose(1, 2)  # [K, S*S, feature_width]
+        if standardisation is not None:
+            scale, shift = standardisation
+            means = means * scale + shift
+        return self.norm(self.project(means.to(self.project.weight.dtype))) + self.place
+
+
 class PerceiverResampler(nn.Module):
-    """Features of K media with T frames each to N visual tokens each.
+    """Features of K media with T frames each to N visual tokens each, and S * S more where they are pooled as well.
 
     Features are projected to the resampler's width (only where the widths differ), the temporal embedding of each
     frame is added to all its patches, and the latents read them layer by layer. Media with other numbers of frames are
@@ -206,6 +252,7 @@ class PerceiverResampler(nn.Module):
         self.latents = nn.Parameter(torch.randn(config.num_latents, config.width) + own_time)  # each begins in its time
         self.layers = nn.ModuleList([ResamplerLayer(config) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(config.width)
+        self.pooled = PooledTokens(feature_width, num_patches, config) if config.pooled_side else None
 
     def forward(
         self,
@@ -213,16 +260,22 @@ class PerceiverResampler(nn.Module):
         activation_checkpointing: bool = False,
         standardisation: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """`[K, T, P, feature_width]` -> visual tokens `[K, N, D]`.
+        """`[K, T, P, feature_width]` -> visual tokens `[K, N, D]`, those of the latents first; `[K, N + S*S, D]` with
+        pooled ones.
 
         Args:
             activation_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
             standardisation: scale and shift of each channel of raw features, see `VisionTower.standardisation`.
 
         Raises:
-            ModelError: if there are position embeddings or a correlation, and P is not what they were made for.
+            ModelError: if there are position embeddings, a correlation or pooled tokens, and P is not what they were
+                made for.
         """
-        for part, name in ((self.position, "position embeddings were"), (self.correlation, "correlation was")):
+        for part, name in (
+            (self.position, "position embeddings were"),
+            (self.correlation, "correlation was"),
+            (self.pooled, "pooled tokens were"),
+        ):
             if part is not None and features.shape[2] != self.num_patches:
                 raise ModelError(
                     f"frames have {features.shape[2]} patches, but the {name} made for {self.num_patches}; use the "
@@ -246,7 +299,11 @@ class PerceiverResampler(nn.Module):
         recompute = activation_checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
             latents = checkpoint(layer, latents, x, use_reentrant=False) if recompute else layer(latents, x)
-        return self.norm(latents)
+        tokens = self.norm(latents)
+        if self.pooled is None:
+            return tokens
+        pooled = self.pooled(features, standardisation)
+        return torch.cat([tokens, pooled.to(tokens.dtype)], dim=1)
 
     def _projected(self, features: Tensor, standardisation: tuple[Tensor, Tensor] | None) -> Tensor:
         """Features at the resampler's width.

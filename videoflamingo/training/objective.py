@@ -119,9 +119,10 @@ def said_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> 
         ModelError: if a text has no medium to say it.
     """
     embedding, blocks = model.language_model.get_input_embeddings(), cast(Any, model.blocks)
+    own = model.config.resampler.num_latents  # pooled tokens, which come after them, have no words
     if not encoded.readouts:  # no text on this process: a zero through all that is trained
         unseen = model.unseen_visual_tokens()[:, 0]  # [1, N, D]
-        return readout_loss(unseen, [[[0]]], blocks, embedding)[0] * 0
+        return (readout_loss(unseen[:, :own], [[[0]]], blocks, embedding)[0] + unseen[:, own:].sum()) * 0
     if tokens is None or bool((encoded.batch.frame_index[:, 0] < 0).all(-1).any()):
         raise ModelError(
             "the warm-up (objective: readout, or readout_weight) needs a medium in every text; use texts that have "
@@ -130,7 +131,8 @@ def said_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> 
     media = [(row, number) for row, of_media in enumerate(encoded.readouts) for number in range(len(of_media))]
     rows, numbers = zip(*media, strict=True)
     parts = [texts for of_media in encoded.readouts for texts in of_media]
-    return readout_loss(tokens[list(rows), list(numbers)], parts, blocks, embedding)[0]
+    shown = tokens[list(rows), list(numbers)]  # [media, N, D]
+    return readout_loss(shown[:, :own], parts, blocks, embedding)[0] + shown[:, own:].sum() * 0
 
 
 def answer_place(segments: Sequence[Segment]) -> int | None:
