@@ -87,6 +87,8 @@ CUT_SHARE = 0.4  # of `film` episodes, where they may have cuts: one class' part
 NUM_CUTS = 5
 PHOTO_SHARE = 0.6  # of `film` episodes, where there are films of photographs
 COMPARING = ("order", "next")  # skills that a `which` episode asks
+# Backgrounds of a stage, and films, from which on a series has its own.
+SERIES_BACKGROUNDS, SERIES_FILMS = 100, 10_000
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
 
 
@@ -133,7 +135,7 @@ class ChunkMaker:
     Args:
         world: whose scenes are asked about.
         folder, num_movers, num_casts, num_films, backgrounds, frame_size, turned_backgrounds, films_cut,
-            num_photo_films, which_within: see `EpisodeTexts`.
+            num_photo_films, places_only, within_share, series: see `EpisodeTexts`.
         family_chances: of each family of motions; they sum to 1.
     """
 
@@ -148,7 +150,9 @@ class ChunkMaker:
     turned_backgrounds: int = 0
     films_cut: bool = False
     num_photo_films: int = 0
-    which_within: bool = False
+    places_only: bool = False
+    within_share: float | None = None
+    series: int = 0
 
     def chunks(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """An episode's.
@@ -174,20 +178,20 @@ class ChunkMaker:
 
     def stages(self, split: Split) -> Iterator[Stage | PhotoFilm]:
         """All files of stills of a split's drawings, and films."""
-        drawn = self._drawn(split)
-        for background in range(self.backgrounds):
+        drawn, first = self._drawn(split), self.series * SERIES_BACKGROUNDS
+        for background in range(first, first + self.backgrounds):
             for group in range(self._num_casts(split)):
                 yield Stage("cast", drawn, group, background, self.frame_size)
-        for background in range(self.backgrounds):
+        for background in range(first, first + self.backgrounds):
             for group in range(self._num_movers(split)):
                 yield Stage("mover", drawn, group, background, self.frame_size)
-        for group in range(self._num_films(split, self.num_films)):
+        for group in self._films(split, self.num_films):
             yield Stage("film", drawn, group, 0, self.frame_size)
-        for background in range(self.turned_backgrounds):
+        for background in range(first, first + self.turned_backgrounds):
             for group in range(self._num_casts(split)):
                 yield Stage("turned", drawn, group, background, self.frame_size)
-        for number in range(self._num_films(split, self.num_photo_films)):
-            yield PhotoFilm(drawn, number, self.frame_size)
+        for number in self._films(split, self.num_photo_films):
+            yield PhotoFilm(drawn, number, self.frame_size, self.places_only)
 
     def _named(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         chunks = []
@@ -216,13 +220,13 @@ class ChunkMaker:
     def _compared(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """Of drawings one after the other: which of two comes first, or last, or what comes right after one."""
         chunks = []
-        scenes = self._long_sequences if self.which_within else self._scenes_of("sequence")
+        scenes = self._scenes_of("sequence") if self.within_share is None else self._long_sequences
         for index in _different(scenes, shape.num_chunks, rng, "videos of one after the other"):
             scene, request = self.world.seen("train", index, rng)
-            if self.which_within:
-                asked = _question_within(scene, rng)
-            else:
+            if self.within_share is None:
                 asked = _one_of([one for one in questions(scene, rng) if one.skill in COMPARING], rng)
+            else:
+                asked = _comparing_question(scene, self.within_share, rng)
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
@@ -243,8 +247,7 @@ class ChunkMaker:
         groups = _different(range(self._num_movers(split)), shape.num_classes, rng, "movers", "num_movers")
 
         def show(of_class: int) -> Shown:
-            background = int(rng.integers(self.backgrounds))
-            stage = Stage("mover", self._drawn(split), groups[of_class], background, self.frame_size)
+            stage = Stage("mover", self._drawn(split), groups[of_class], self._background(rng), self.frame_size)
             (motion,) = sample_motions(1, _one_of(FAMILIES[:-1], rng), rng, held_out=split != "train")
             return self._clip(stage, motion, rng)
 
@@ -282,7 +285,7 @@ class ChunkMaker:
         if self.num_photo_films and (not self.num_films or rng.random() < PHOTO_SHARE):
             return self._in_photo_films(split, shape, rng)
         cut = NUM_CUTS if self.films_cut and rng.random() < CUT_SHARE else 0
-        numbers = range(self._num_films(split, self.num_films))
+        numbers = self._films(split, self.num_films)
         groups = _different(numbers, shape.num_classes + cut, rng, "films", "num_films")
 
         def show(of_class: int) -> Shown:
@@ -293,9 +296,9 @@ class ChunkMaker:
         return _named_by_shots(shape, rng, show)
 
     def _in_photo_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
-        numbers = range(self._num_films(split, self.num_photo_films))
+        numbers = self._films(split, self.num_photo_films)
         films = [
-            PhotoFilm(self._drawn(split), number, self.frame_size)
+            PhotoFilm(self._drawn(split), number, self.frame_size, self.places_only)
             for number in _different(numbers, shape.num_classes, rng, "films of photographs", "num_photo_films")
         ]
 
@@ -315,7 +318,7 @@ class ChunkMaker:
 
         def show(of_class: int) -> Shown:
             group = int(rng.integers(num_groups)) if same is None else same
-            stage = Stage("mover", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
+            stage = Stage("mover", self._drawn(split), group, self._background(rng), self.frame_size)
             return self._clip(stage, classes[of_class], rng)
 
         return _named_by_shots(shape, rng, show)
@@ -338,7 +341,7 @@ class ChunkMaker:
         group = int(rng.integers(self._num_casts(split)))
 
         def show(of_class: int) -> Shown:
-            stage = Stage("cast", self._drawn(split), group, int(rng.integers(self.backgrounds)), self.frame_size)
+            stage = Stage("cast", self._drawn(split), group, self._background(rng), self.frame_size)
             return self._clip(stage, classes[of_class], rng)
 
         return _named_by_shots(shape, rng, show)
@@ -369,7 +372,7 @@ class ChunkMaker:
         return stage.request(self.folder, frames), tuple(words_of_motion(motion, stage.drawings, frames))
 
     def _turned(self, split: Split, cast: int, rng: np.random.Generator) -> Stage:
-        background = int(rng.integers(self.turned_backgrounds))
+        background = self.series * SERIES_BACKGROUNDS + int(rng.integers(self.turned_backgrounds))
         return Stage("turned", self._drawn(split), cast, background, self.frame_size)
 
     def _still_of(self, drawing: Drawing, split: Split, rng: np.random.Generator) -> Shown:
@@ -378,7 +381,7 @@ class ChunkMaker:
         return request, _said_of_still(drawing)
 
     def _still(self, split: Split, cast: int, which: int, rng: np.random.Generator) -> tuple[MediumRequest, Drawing]:
-        stage = Stage("cast", self._drawn(split), cast, int(rng.integers(self.backgrounds)), self.frame_size)
+        stage = Stage("cast", self._drawn(split), cast, self._background(rng), self.frame_size)
         frame = still_of_cast(which, int(rng.integers(PLACEMENTS)))
         return stage.request(self.folder, (frame,)), stage.drawings[which]
 
@@ -389,9 +392,13 @@ class ChunkMaker:
         """For validation a fifth as many."""
         return self.num_movers if split == "train" else min(math.ceil(self.num_movers / 5), len(movers("held_out")))
 
-    def _num_films(self, split: Split, to_train_on: int) -> int:
-        """For validation a fifth as many."""
-        return to_train_on if split == "train" else math.ceil(to_train_on / 5)
+    def _films(self, split: Split, to_train_on: int) -> range:
+        """Their numbers; for validation a fifth as many."""
+        first = self.series * SERIES_FILMS
+        return range(first, first + (to_train_on if split == "train" else math.ceil(to_train_on / 5)))
+
+    def _background(self, rng: np.random.Generator) -> int:
+        return self.series * SERIES_BACKGROUNDS + int(rng.integers(self.backgrounds))
 
     def _num_casts(self, split: Split) -> int:
         return min(self.num_casts, len(casts(self._drawn(split))))
@@ -438,17 +445,19 @@ class ChunkMaker:
         return {kind: np.flatnonzero(kinds == kind) for kind in set(kinds.tolist())}
 
 
-def _question_within(scene: Scene, rng: np.random.Generator) -> Question:
-    """Which of two came first or last, of those where it is neither first nor last of all, or what came next.
+def _comparing_question(scene: Scene, within_share: float, rng: np.random.Generator) -> Question:
+    """Which of two came first or last, or what came next.
 
     Args:
         scene: of three drawings or more.
+        within_share: of the questions which of two it was, in how many it is neither first nor last of all.
     """
     names = [actor.name for actor in scene.actors]
     wanted = _one_of(COMPARING, rng)
+    within = within_share == 1 or rng.random() < within_share
     while True:
         asked = [one for one in questions(scene, rng) if one.skill == wanted]
-        asked = [one for one in asked if wanted == "next" or one.answer in names[1:-1]]
+        asked = [one for one in asked if wanted == "next" or (one.answer in names[1:-1]) == within]
         if asked:
             return _one_of(asked, rng)
 

@@ -18,6 +18,8 @@ import numpy as np
 from datamodules.world.chunks import (
     FAMILY_CHANCES,
     OF_PICTURES,
+    SERIES_BACKGROUNDS,
+    SERIES_FILMS,
     SHAPES,
     WITH_QUESTION,
     Chunk,
@@ -52,8 +54,12 @@ class EpisodeTexts(Texts):
         films_cut: whether one class of a `film` episode may have cuts, so that its parts need not look alike.
         num_photo_films: films put together from photographs, 80 kB each, for `film` episodes; they need pictures of
             Debian packages, see `datamodules.world.photo_films`.
-        which_within: whether a `which` episode that asks which of two came first or last does so only where the right
-            one is neither first nor last of all: alone it teaches the opposite short cut (docs/decisions/0025).
+        places_only: whether the views of a film of photographs have only their place in common, and different things
+            before it, so that names of things do not tell films apart.
+        within_share: where a `which` episode asks which of two came first or last, in how many of the questions the
+            right one is neither first nor last of all. None asks as questions come, where what is first or last of
+            all is mostly right; 1 teaches the opposite short cut (docs/decisions/0025, 0026).
+        series: of `WorldTexts`; stages have other backgrounds, too, and films are others.
         turned_backgrounds: on how many other backgrounds the casts are shown turned, 40 kB each, for `name` episodes
             and the turns of `motion` episodes.
         num_videos, num_pictures, num_beside, num_alone, mirrored_share: of `WorldTexts`, for rules and questions; each
@@ -80,7 +86,9 @@ class EpisodeTexts(Texts):
         num_films: int = 0,
         films_cut: bool = False,
         num_photo_films: int = 0,
-        which_within: bool = False,
+        places_only: bool = False,
+        within_share: float | None = None,
+        series: int = 0,
         turned_backgrounds: int = 0,
         num_videos: int = 4000,
         num_pictures: int = 8000,
@@ -100,16 +108,18 @@ class EpisodeTexts(Texts):
         for option, number, least, most in (
             ("num_movers", num_movers, 1, len(movers("train"))),
             ("num_casts", num_casts, 1, len(casts("train"))),
-            ("backgrounds", backgrounds, 1, 1000),
-            ("num_films", num_films, 0, 100_000),
-            ("num_photo_films", num_photo_films, 0, 100_000),
-            ("turned_backgrounds", turned_backgrounds, 0, 1000),
+            ("backgrounds", backgrounds, 1, SERIES_BACKGROUNDS),
+            ("num_films", num_films, 0, SERIES_FILMS),
+            ("num_photo_films", num_photo_films, 0, SERIES_FILMS),
+            ("turned_backgrounds", turned_backgrounds, 0, SERIES_BACKGROUNDS),
             ("pictures_per_step", pictures_per_step, 32, 100_000),
             ("videos_per_step", videos_per_step, 12, 100_000),
             ("num_validation", num_validation, 0, 100_000),
         ):
             if not least <= number <= most:
                 raise UsageError(f"episodes: {option} is {number}; give {least:,} to {most:,}")
+        if within_share is not None and not 0 <= within_share <= 1:
+            raise UsageError(f"episodes: within_share is {within_share}; give a share from 0 to 1, or leave it out")
         filmed = num_films or num_photo_films
         self.shares: dict[EpisodeKind, float] = shares or {kind: float(kind != "film" or filmed) for kind in SHAPES}
         wrong = {kind: share for kind, share in self.shares.items() if kind not in SHAPES or share < 0}
@@ -131,6 +141,7 @@ class EpisodeTexts(Texts):
             validation_share=0.0,
             mirrored_share=mirrored_share,
             skill_emphasis=skill_emphasis,
+            series=series,
             size=size,
             num_workers=num_workers,
         )
@@ -147,7 +158,9 @@ class EpisodeTexts(Texts):
             turned_backgrounds=turned_backgrounds,
             films_cut=films_cut,
             num_photo_films=num_photo_films,
-            which_within=which_within,
+            places_only=places_only,
+            within_share=within_share,
+            series=series,
         )
         self.shapes = [
             Shape(kind, num_classes, num_chunks, with_question)

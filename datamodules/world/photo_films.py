@@ -1,8 +1,9 @@
 """Films put together from photographs, which have what drawings have not: grain, shades, and no outlines.
 
 Photographs of single things, cut out, move before one of a landscape, or of a thing from very near, while the camera
-passes. Each film has three views of the same things in the same place, as films are cut: what its parts have in common
-is how they look. The photographs are those of two Debian packages (GPL-2), which `PACKAGES` names; none is kept here.
+passes. Each film has three views of the same place, as films are cut, with the same things in it or, in those of
+places only, with other ones: what its parts have in common is how they look. The photographs are those of two Debian
+packages (GPL-2), which `PACKAGES` names; none is kept here.
 """
 
 import re
@@ -51,11 +52,13 @@ class PhotoFilm:
         split: `train` or `held_out`, which draw differently.
         number: its seed.
         size: pixels of the square frame's side.
+        place_only: whether each view has things of its own.
     """
 
     split: str
     number: int
     size: int = 192
+    place_only: bool = False
 
     def path(self, folder: Path) -> Path:
         """Where it lies below a folder.
@@ -63,7 +66,8 @@ class PhotoFilm:
         >>> PhotoFilm("train", 7).path(Path("world")).as_posix()
         'world/train-photo-film-192-v1/000/00007.mp4'
         """
-        name = f"{self.split}-photo-film-{self.size}-v{PHOTO_FILMS_VERSION}"
+        kind = "photo-place" if self.place_only else "photo-film"
+        name = f"{self.split}-{kind}-{self.size}-v{PHOTO_FILMS_VERSION}"
         return folder / name / f"{self.number // FOLDER_FILES:03d}" / f"{self.number:05d}.mp4"
 
     def request(self, folder: Path, order: tuple[int, ...] | None = None) -> MediumRequest:
@@ -73,11 +77,12 @@ class PhotoFilm:
     @property
     def cast(self) -> tuple[Path, ...]:
         """The cut-outs it shows."""
-        rng, pool = self._rng(0), cut_outs()
-        return tuple(pool[index] for index in rng.choice(len(pool), rng.integers(*IN_FILM), replace=False))
+        return _chosen(self._rng(0))
 
     def words(self) -> tuple[str, ...]:
-        """What there is to say of each of 8 frames: the names of what it shows, again and again."""
+        """What there is to say of each of 8 frames: what it shows, again and again; of a place, nothing."""
+        if self.place_only:
+            return (" here",) * SAMPLED_FRAMES
         names = [_name(path) for path in self.cast]
         return tuple(f" here {names[at % len(names)]}" for at in range(SAMPLED_FRAMES))
 
@@ -93,8 +98,9 @@ class PhotoFilm:
         """Some of the cast, elsewhere, before another part of the backdrop."""
         from PIL import Image
 
-        count = int(rng.integers((len(self.cast) + 1) // 2, len(self.cast) + 1))
-        chosen = [self.cast[index] for index in rng.permutation(len(self.cast))[:count]]
+        cast = _chosen(rng) if self.place_only else self.cast
+        count = int(rng.integers((len(cast) + 1) // 2, len(cast) + 1))
+        chosen = [cast[index] for index in rng.permutation(len(cast))[:count]]
         sprites = [_sprite(path, float(rng.uniform(*SIZES)) * self.size, rng) for path in chosen]
         camera = rng.uniform(-1.0, 1.0, 2)
         places = rng.uniform(0.1, 0.9, (count, 2))
@@ -135,6 +141,11 @@ def landscapes() -> tuple[Path, ...]:
         UsageError: if they are not installed.
     """
     return _installed(LANDSCAPES, list(LANDSCAPES.glob("*.jpg")))
+
+
+def _chosen(rng: np.random.Generator) -> tuple[Path, ...]:
+    pool = cut_outs()
+    return tuple(pool[index] for index in rng.choice(len(pool), rng.integers(*IN_FILM), replace=False))
 
 
 def _installed(folder: Path, found: list[Path]) -> tuple[Path, ...]:

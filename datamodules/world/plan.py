@@ -9,6 +9,7 @@ FIRST_SEEDS: dict[Split, int] = {"train": 0, "validate": 1_000_000, "test": 2_00
 BESIDE_SEEDS = 250_000  # seeds of more movers beside a drawing at rest follow the videos' at this distance
 ALONE_SEEDS = 450_000  # those of more drawings alone at this one
 PICTURE_SEEDS = 500_000  # and the pictures' at this one
+SERIES_SEEDS = 20_000  # each of these begins so much later in the next series
 # Share of each kind among the videos; pictures are counted apart.
 VIDEO_KINDS = {"move": 0.4, "sequence": 0.3, "event": 0.15, "pair": 0.15}
 ALONE_KINDS = ("event", "event", "move")  # of drawings alone, in turn: what rests has any angle, and needs more

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.world.files import SceneFile, make_files
-from datamodules.world.plan import ALONE_SEEDS, BESIDE_SEEDS, FIRST_SEEDS, PICTURE_SEEDS, VIDEO_KINDS, plan_scenes
+from datamodules.world.plan import (
+    ALONE_SEEDS,
+    BESIDE_SEEDS,
+    FIRST_SEEDS,
+    PICTURE_SEEDS,
+    SERIES_SEEDS,
+    VIDEO_KINDS,
+    plan_scenes,
+)
 from datamodules.world.questions import SKILLS, Question, captions, questions, readout
 from datamodules.world.sampling import sample_scene
 from datamodules.world.scene import SAMPLED_FRAMES, Scene
@@ -53,6 +61,8 @@ class WorldTexts(Texts):
         p_next: share of training texts that stand before their video or picture and belong to it (v1 3.2.1's
             `p_next`, which is 0.5 there for pages of pictures and text).
         picture_captions, video_captions: share of captions among the texts; the others are questions.
+        series: 0, or 1 or 2 for other scenes, so that a further training sees new ones. They stay apart as long as
+            there are at most 20,000 videos and about half as many alone.
         size: pixels of the square frame's side.
         num_workers: processes that make files; 0 makes them in this one.
 
@@ -76,6 +86,7 @@ class WorldTexts(Texts):
         p_next: float = 0.0,
         picture_captions: float = 0.8,
         video_captions: float = 0.5,
+        series: int = 0,
         size: int = 192,
         num_workers: int = 2,
     ) -> None:
@@ -89,11 +100,13 @@ class WorldTexts(Texts):
         ):
             if not 0 <= share <= 1:
                 raise UsageError(f"world: {option} is {share}; give a share from 0 to 1")
+        used = series * SERIES_SEEDS
         for option, number, most in (
-            ("num_videos", num_videos, BESIDE_SEEDS),
-            ("num_pictures", num_pictures, PICTURE_SEEDS),
-            ("num_beside", num_beside, (ALONE_SEEDS - BESIDE_SEEDS) // 4),  # a third of the seeds give one
-            ("num_alone", num_alone, (PICTURE_SEEDS - ALONE_SEEDS) // 3),  # more than half of them
+            ("series", series, 2),
+            ("num_videos", num_videos, BESIDE_SEEDS - used),
+            ("num_pictures", num_pictures, PICTURE_SEEDS - used),
+            ("num_beside", num_beside, (ALONE_SEEDS - BESIDE_SEEDS - used) // 4),  # a third of the seeds give one
+            ("num_alone", num_alone, (PICTURE_SEEDS - ALONE_SEEDS - used) // 3),  # more than half of them
         ):
             if not 0 <= number <= most:
                 raise UsageError(f"world: {option} is {number}; give 0 to {most:,}")
@@ -124,7 +137,7 @@ class WorldTexts(Texts):
         self.emphasis, self.skill_emphasis = emphasis or {}, skill_emphasis or {}
         self.mirrored_share, self.p_next = mirrored_share, p_next
         self.caption_shares = {"picture": picture_captions, "video": video_captions}
-        self.frame_size = size
+        self.series, self.frame_size = series, size
         self.num_workers = num_workers
         self._scenes: dict[Split, list[Scene]] = {}
 
@@ -146,7 +159,8 @@ class WorldTexts(Texts):
         """What the texts of a split are about, one each."""
         if split not in self._scenes:
             num_videos, num_pictures, num_beside, num_alone = self.num_scenes[split]
-            plan = plan_scenes(num_videos, num_pictures, FIRST_SEEDS[split], num_beside, num_alone)
+            first_seed = FIRST_SEEDS[split] + self.series * SERIES_SEEDS
+            plan = plan_scenes(num_videos, num_pictures, first_seed, num_beside, num_alone)
             self._scenes[split] = [sample_scene(seed, kind, size=self.frame_size) for seed, kind in plan]
         return self._scenes[split]
 

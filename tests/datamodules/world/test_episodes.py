@@ -178,7 +178,7 @@ def test_asked_which_comes_first_the_answer_is_what_was_seen_first() -> None:
 
 def test_which_came_first_can_be_asked_only_where_it_is_not_first_of_all() -> None:
     skills: Counter[str] = Counter()
-    for text in of_kind(episodes(which_within=True), "which"):
+    for text in of_kind(episodes(within_share=1.0), "which"):
         asked = [segment.text for segment in text.segments if isinstance(segment, Text) and "?" in segment.text]
         for question, (answer, _), said in zip(asked, answers(text), text.readouts, strict=True):
             shown = list(dict.fromkeys(one.removeprefix(" still ") for one in said))
@@ -195,6 +195,41 @@ def test_which_came_first_can_be_asked_only_where_it_is_not_first_of_all() -> No
                 skills[end] += 1
     assert len(skills) == 3
     assert min(skills.values()) > 20
+
+
+def test_which_came_first_can_be_asked_as_often_where_it_is_first_of_all_as_elsewhere() -> None:
+    places: Counter[str] = Counter()
+    for text in of_kind(episodes(within_share=0.5), "which", 120):
+        asked = [segment.text for segment in text.segments if isinstance(segment, Text) and "?" in segment.text]
+        for question, (answer, _), said in zip(asked, answers(text), text.readouts, strict=True):
+            shown = list(dict.fromkeys(one.removeprefix(" still ") for one in said))
+            if "right after" in question or "follows" in question:
+                places["next"] += 1
+            else:
+                places["within" if 0 < shown.index(answer.strip()) < len(shown) - 1 else "end"] += 1
+    assert 0.45 < places["next"] / places.total() < 0.55
+    assert 0.42 < places["within"] / (places["within"] + places["end"]) < 0.58
+
+
+@pytest.mark.parametrize("within_share", [-0.1, 1.5])
+def test_a_share_that_is_none_is_refused(within_share: float) -> None:
+    with pytest.raises(UsageError, match=f"within_share is {within_share}; give a share from 0 to 1"):
+        episodes(within_share=within_share)
+
+
+def test_another_series_shows_other_files_of_the_same_drawings(photographs: Path) -> None:
+    options = {"num_photo_films": 5, "num_beside": 4, "num_alone": 12, "num_validation": 1}
+    one, two = episodes(**options), episodes(series=1, **options)
+    for split in ("train", "validate"):
+        sources = [{str(media.source) for media in texts.media(split)} for texts in (one, two)]
+        assert len(sources[0]) == len(sources[1]) > 20
+        assert not sources[0] & sources[1]
+    asked = {str(media.source) for kind in SHAPES for text in of_kind(two, kind, 10) for media in text.media}
+    assert asked <= {str(media.source) for media in two.media("train")}
+    for first, second in zip(one.stages("train"), two.stages("train"), strict=True):
+        if isinstance(first, Stage) and first.kind != "film":
+            assert isinstance(second, Stage)
+            assert first.drawings == second.drawings
 
 
 def test_names_go_with_films_of_photographs_of_which_parts_are_shown(photographs: Path) -> None:

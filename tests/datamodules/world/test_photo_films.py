@@ -55,6 +55,13 @@ def test_what_is_shown_is_named_again_and_again(photographs: Path) -> None:
     assert seen == names
 
 
+def test_of_a_place_there_is_nothing_to_say_and_each_view_has_other_things(photographs: Path, tmp_path: Path) -> None:
+    films = [PhotoFilm("train", 3, SIZE, place_only) for place_only in (False, True)]
+    assert films[1].words() == (" here",) * 8
+    assert films[0].path(tmp_path) != films[1].path(tmp_path)
+    assert not np.array_equal(*(frames(film, tmp_path) for film in films))
+
+
 def test_only_photographs_are_used(photographs: Path) -> None:
     assert [path.stem for path in cut_outs()] == ["bald_eagle-2", "cow", "fig", "plum", "rose", "van"]
     assert [path.stem for path in landscapes()] == ["hill", "lake"]
