@@ -1,21 +1,20 @@
 """What an episode of each kind is made of: its media, with what is asked of them and what is right."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import numpy as np
 
 from datamodules.world.drawings import Drawing, with_article
 from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
-from datamodules.world.names import made_up_names
 from datamodules.world.photo_films import PhotoFilm
 from datamodules.world.questions import Question, questions, readout
 from datamodules.world.rules import RULES, sample_rule
 from datamodules.world.scene import SAMPLED_FRAMES, Scene
+from datamodules.world.shapes import QUESTIONS, Chunk, Shape, Shown, different, named_by_shots, one_of
 from datamodules.world.stages import (
     ANGLES,
     CAST,
@@ -32,51 +31,10 @@ from datamodules.world.stages import (
     words_of_motion,
 )
 from datamodules.world.texts import WorldTexts
-from videoflamingo.errors import UsageError
 from videoflamingo.training.texts import Split
 from videoflamingo.video.medium import MediumRequest
 
-T = TypeVar("T")
-Shown = tuple[MediumRequest, tuple[str, ...]]  # a medium, and what its visual tokens are to say
-EpisodeKind = Literal[
-    "name", "doer", "which", "bind", "actor", "scene", "clip", "film", "motion", "order", "rule", "ask"
-]
-# (classes, chunks) of an episode's shapes: every class once, then any of them.
-SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
-    "name": ((1, 12),),
-    "doer": ((1, 6),),
-    "which": ((1, 6),),
-    "bind": ((2, 6), (3, 8), (5, 12), (8, 16), (12, 22), (20, 32)),
-    "actor": ((2, 5), (3, 8), (5, 12)),
-    "scene": ((2, 5), (3, 8), (5, 8), (5, 12)),
-    "clip": ((2, 5), (3, 6), (5, 12)),
-    "film": ((2, 5), (3, 4), (3, 6), (5, 12)),
-    "motion": ((2, 5), (2, 6), (3, 8), (4, 10), (5, 12), (5, 24)),
-    "order": ((2, 5), (3, 8), (5, 12), (5, 24)),
-    "rule": ((1, 6), (1, 9)),
-    "ask": ((1, 4),),
-}
-OF_PICTURES: tuple[EpisodeKind, ...] = ("name", "bind")
 RULE_KINDS = ("move", "event", "sequence", "picture")
-QUESTIONS: dict[EpisodeKind, tuple[str, ...]] = {
-    "name": ("What is this?", "What is in the picture?"),
-    "bind": ("What is this?", "What is this called?"),
-    "actor": ("What is moving?", "What is this called?"),
-    "scene": ("What is moving?", "What is this called?"),
-    "clip": ("Which film is this?", "What is this called?"),
-    "film": ("Which film is this?", "What is this called?"),
-    "motion": ("What does it do?", "What is this called?"),
-    "order": ("What happens?", "What is this called?"),
-}
-# Whether a kind's episodes may ask a question; those that ask nothing put `Output: name`.
-WITH_QUESTION: dict[EpisodeKind, tuple[bool, ...]] = {
-    **dict.fromkeys(SHAPES, (False, True)),
-    "rule": (False,),
-    "doer": (True,),
-    "which": (True,),
-    "ask": (True,),
-}
-QUESTION_WEIGHT = 1 / 3  # of shapes with a question beside those without, where a kind has both
 OTHER_NAMES_SHARE = 0.15  # of `bind` episodes whose names are those of other drawings
 SAME_DRAWING_SHARE = 0.7  # of `motion` episodes, so that only time tells
 # How often a `motion` episode's classes are of a family.
@@ -90,42 +48,6 @@ COMPARING = ("order", "next")  # skills that a `which` episode asks
 # Backgrounds of a stage, and films, from which on a series has its own.
 SERIES_BACKGROUNDS, SERIES_FILMS = 100, 10_000
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the episodes of one step have in common, so that they are about equally long.
-
-    Args:
-        with_question: whether they ask one, or put names after `Output:`.
-    """
-
-    kind: EpisodeKind
-    num_classes: int
-    num_chunks: int
-    with_question: bool
-
-    @property
-    def weight(self) -> float:
-        """How often it is chosen among its kind's."""
-        return QUESTION_WEIGHT if self.with_question and len(WITH_QUESTION[self.kind]) > 1 else 1.0
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One medium of an episode with its text.
-
-    Args:
-        question: None = a caption.
-        counts: whether the loss is on its answer.
-        said: what its visual tokens are to say, see `PlannedText.readouts`.
-    """
-
-    request: MediumRequest
-    question: str | None
-    answer: str
-    counts: bool
-    said: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +125,7 @@ class ChunkMaker:
                 request = stage.request(self.folder, (turned_still(which, int(rng.integers(ANGLES))),))
             else:
                 request, drawing = self._still(split, cast, which, rng)
-            question = _one_of(QUESTIONS["name"], rng) if shape.with_question else None
+            question = one_of(QUESTIONS["name"], rng) if shape.with_question else None
             answer = with_article(drawing.name) if question is None else drawing.name
             chunks.append(Chunk(request, question, answer, True, _said_of_still(drawing)))
         return chunks
@@ -211,7 +133,7 @@ class ChunkMaker:
     def _doing(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         chunks = []
         alone = np.concatenate([[], *self._scenes_alone.values()])
-        for index in _different(alone, shape.num_chunks, rng, "videos of a drawing alone"):
+        for index in different(alone, shape.num_chunks, rng, "videos of a drawing alone"):
             scene, request = self.world.seen("train", index, rng)
             asked = next(one for one in questions(scene, rng) if one.skill == "object")
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
@@ -221,10 +143,10 @@ class ChunkMaker:
         """Of drawings one after the other: which of two comes first, or last, or what comes right after one."""
         chunks = []
         scenes = self._scenes_of("sequence") if self.within_share is None else self._long_sequences
-        for index in _different(scenes, shape.num_chunks, rng, "videos of one after the other"):
+        for index in different(scenes, shape.num_chunks, rng, "videos of one after the other"):
             scene, request = self.world.seen("train", index, rng)
             if self.within_share is None:
-                asked = _one_of([one for one in questions(scene, rng) if one.skill in COMPARING], rng)
+                asked = one_of([one for one in questions(scene, rng) if one.skill in COMPARING], rng)
             else:
                 asked = _comparing_question(scene, self.within_share, rng)
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
@@ -241,22 +163,22 @@ class ChunkMaker:
         def show(of_class: int) -> Shown:
             return self._still_of(chosen[of_class], split, rng)
 
-        return _named_by_shots(shape, rng, show, names)
+        return named_by_shots(shape, rng, show, names)
 
     def _acting(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
-        groups = _different(range(self._num_movers(split)), shape.num_classes, rng, "movers", "num_movers")
+        groups = different(range(self._num_movers(split)), shape.num_classes, rng, "movers", "num_movers")
 
         def show(of_class: int) -> Shown:
             stage = Stage("mover", self._drawn(split), groups[of_class], self._background(rng), self.frame_size)
-            (motion,) = sample_motions(1, _one_of(FAMILIES[:-1], rng), rng, held_out=split != "train")
+            (motion,) = sample_motions(1, one_of(FAMILIES[:-1], rng), rng, held_out=split != "train")
             return self._clip(stage, motion, rng)
 
-        return _named_by_shots(shape, rng, show)
+        return named_by_shots(shape, rng, show)
 
     def _in_scenes(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """Of drawings to train on, in videos of the world in which they are alone, or at rest."""
         drawings = list(self._scenes_alone)
-        chosen = [drawings[at] for at in _different(range(len(drawings)), shape.num_classes, rng, "drawings alone")]
+        chosen = [drawings[at] for at in different(range(len(drawings)), shape.num_classes, rng, "drawings alone")]
 
         def show(of_class: int) -> Shown:
             drawing = chosen[of_class]
@@ -265,11 +187,11 @@ class ChunkMaker:
             scene, request = self.world.seen("train", int(rng.choice(self._scenes_alone[drawing])), rng)
             return request, readout(scene)
 
-        return _named_by_shots(shape, rng, show)
+        return named_by_shots(shape, rng, show)
 
     def _in_parts(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """Of videos of the world; each chunk shows some frames of one, which follow one another."""
-        videos = _different(self._videos, shape.num_classes, rng, "videos")
+        videos = different(self._videos, shape.num_classes, rng, "videos")
 
         def show(of_class: int) -> Shown:
             scene, request = self.world.seen("train", videos[of_class], rng)
@@ -279,37 +201,37 @@ class ChunkMaker:
             at = range(SAMPLED_FRAMES)[::-1][shown] if request.backwards else range(SAMPLED_FRAMES)[shown]
             return replace(request, order=tuple(sorted(at))), readout(scene)[shown]
 
-        return _named_by_shots(shape, rng, show)
+        return named_by_shots(shape, rng, show)
 
     def _in_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         if self.num_photo_films and (not self.num_films or rng.random() < PHOTO_SHARE):
             return self._in_photo_films(split, shape, rng)
         cut = NUM_CUTS if self.films_cut and rng.random() < CUT_SHARE else 0
         numbers = self._films(split, self.num_films)
-        groups = _different(numbers, shape.num_classes + cut, rng, "films", "num_films")
+        groups = different(numbers, shape.num_classes + cut, rng, "films", "num_films")
 
         def show(of_class: int) -> Shown:
-            group = groups[of_class] if of_class or not cut else _one_of([groups[0], *groups[-cut:]], rng)
+            group = groups[of_class] if of_class or not cut else one_of([groups[0], *groups[-cut:]], rng)
             stage = Stage("film", self._drawn(split), group, 0, self.frame_size)
             return stage.request(self.folder, frames_of_film(rng)), words_of_film(stage)
 
-        return _named_by_shots(shape, rng, show)
+        return named_by_shots(shape, rng, show)
 
     def _in_photo_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         numbers = self._films(split, self.num_photo_films)
         films = [
             PhotoFilm(self._drawn(split), number, self.frame_size, self.places_only)
-            for number in _different(numbers, shape.num_classes, rng, "films of photographs", "num_photo_films")
+            for number in different(numbers, shape.num_classes, rng, "films of photographs", "num_photo_films")
         ]
 
         def show(of_class: int) -> Shown:
             film = films[of_class]
             return film.request(self.folder, tuple(at - 1 for at in frames_of_film(rng))), film.words()
 
-        return _named_by_shots(shape, rng, show)
+        return named_by_shots(shape, rng, show)
 
     def _moving(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
-        family = _one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))
+        family = one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))
         classes = sample_motions(shape.num_classes, family, rng, held_out=split != "train")
         if family == "turn" and self.turned_backgrounds:
             return self._turning(split, shape, classes, rng)
@@ -321,7 +243,7 @@ class ChunkMaker:
             stage = Stage("mover", self._drawn(split), group, self._background(rng), self.frame_size)
             return self._clip(stage, classes[of_class], rng)
 
-        return _named_by_shots(shape, rng, show)
+        return named_by_shots(shape, rng, show)
 
     def _turning(self, split: Split, shape: Shape, classes: list[Motion], rng: np.random.Generator) -> list[Chunk]:
         num_casts = self._num_casts(split)
@@ -334,7 +256,7 @@ class ChunkMaker:
             said = words_of_motion(motion, (stage.drawings[which],), frames)
             return stage.request(self.folder, frames), tuple(said)
 
-        return _named_by_shots(shape, rng, show)
+        return named_by_shots(shape, rng, show)
 
     def _ordered(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         classes = sample_motions(shape.num_classes, "order", rng, held_out=split != "train")
@@ -344,11 +266,11 @@ class ChunkMaker:
             stage = Stage("cast", self._drawn(split), group, self._background(rng), self.frame_size)
             return self._clip(stage, classes[of_class], rng)
 
-        return _named_by_shots(shape, rng, show)
+        return named_by_shots(shape, rng, show)
 
     def _ruled(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         """Of one rule that was drawn, those of scenes it says something of; the first counts of captions only."""
-        kind = _one_of([kind for kind in RULE_KINDS if len(self._scenes_of(kind))], rng)
+        kind = one_of([kind for kind in RULE_KINDS if len(self._scenes_of(kind))], rng)
         rule = sample_rule(rng, kind)
         chunks: list[Chunk] = []
         while len(chunks) < shape.num_chunks:
@@ -361,7 +283,7 @@ class ChunkMaker:
 
     def _asked(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         chunks = []
-        for index in _different(range(self.world.size("train")), shape.num_chunks, rng, "videos and pictures"):
+        for index in different(range(self.world.size("train")), shape.num_chunks, rng, "videos and pictures"):
             scene, request = self.world.seen("train", index, rng)
             asked = self.world.asked(scene, rng)
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
@@ -376,7 +298,7 @@ class ChunkMaker:
         return Stage("turned", self._drawn(split), cast, background, self.frame_size)
 
     def _still_of(self, drawing: Drawing, split: Split, rng: np.random.Generator) -> Shown:
-        cast, which = _one_of(self._places(split)[drawing], rng)
+        cast, which = one_of(self._places(split)[drawing], rng)
         request, _ = self._still(split, cast, which, rng)
         return request, _said_of_still(drawing)
 
@@ -453,79 +375,14 @@ def _comparing_question(scene: Scene, within_share: float, rng: np.random.Genera
         within_share: of the questions which of two it was, in how many it is neither first nor last of all.
     """
     names = [actor.name for actor in scene.actors]
-    wanted = _one_of(COMPARING, rng)
+    wanted = one_of(COMPARING, rng)
     within = within_share == 1 or rng.random() < within_share
     while True:
         asked = [one for one in questions(scene, rng) if one.skill == wanted]
         asked = [one for one in asked if wanted == "next" or (one.answer in names[1:-1]) == within]
         if asked:
-            return _one_of(asked, rng)
-
-
-def _named_by_shots(
-    shape: Shape, rng: np.random.Generator, show: Callable[[int], Shown], names: Sequence[str] | None = None
-) -> list[Chunk]:
-    """Chunks of classes that come again and again; those whose name was there before count.
-
-    Args:
-        show: something of a class, drawn anew.
-        names: of the classes; None makes them up.
-    """
-    names = names or made_up_names(shape.num_classes, rng)
-    question, put = _asking(shape, rng)
-    chunks = []
-    for of_class, counts in bursty(shape.num_classes, shape.num_chunks, rng):
-        request, said = show(of_class)
-        chunks.append(Chunk(request, question, put(names[of_class]), counts, said))
-    return chunks
-
-
-def _asking(shape: Shape, rng: np.random.Generator) -> tuple[str | None, "_Put"]:
-    """What all chunks of an episode ask, and how they put what is right."""
-    question = _one_of(QUESTIONS[shape.kind], rng) if shape.with_question else None
-    return question, _Put(_one_of(("{}", "a {}", "this is {}"), rng, (0.8, 0.1, 0.1)))
-
-
-@dataclass(frozen=True)
-class _Put:
-    """How an episode puts its names."""
-
-    template: str
-
-    def __call__(self, name: str) -> str:
-        return self.template.format(name)
-
-
-def bursty(num_classes: int, num_chunks: int, rng: np.random.Generator) -> list[tuple[int, bool]]:
-    """The class of each chunk, and whether it was there before: every class once, in any order, then any of them.
-
-    Example:
-        >>> bursty(2, 4, np.random.default_rng(0))
-        [(0, False), (1, False), (1, True), (1, True)]
-    """
-    first = [(int(of_class), False) for of_class in rng.permutation(num_classes)]
-    return [*first, *((int(of_class), True) for of_class in rng.integers(num_classes, size=num_chunks - num_classes))]
+            return one_of(asked, rng)
 
 
 def _said_of_still(drawing: Drawing) -> tuple[str, ...]:
     return (f" still {drawing.name}",) * SAMPLED_FRAMES
-
-
-def _one_of(options: Sequence[T], rng: np.random.Generator, chances: tuple[float, ...] | None = None) -> T:
-    return options[rng.choice(len(options), p=chances)]
-
-
-def _different(
-    numbers: Sequence[int] | np.ndarray, count: int, rng: np.random.Generator, what: str, option: str = "num_videos"
-) -> list[int]:
-    """Some of these, each once.
-
-    Raises:
-        UsageError: if there are fewer.
-    """
-    if len(numbers) < count:
-        raise UsageError(
-            f"episodes: an episode takes {count} different {what}, and there are {len(numbers)}; raise {option}, or "
-            "leave its kind out of shares"
-        )
-    return [int(number) for number in rng.choice(numbers, count, replace=False)]

@@ -15,21 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.world.chunks import (
-    FAMILY_CHANCES,
-    OF_PICTURES,
-    SERIES_BACKGROUNDS,
-    SERIES_FILMS,
-    SHAPES,
-    WITH_QUESTION,
-    Chunk,
-    ChunkMaker,
-    EpisodeKind,
-    Shape,
-)
+from datamodules.world.chunks import FAMILY_CHANCES, SERIES_BACKGROUNDS, SERIES_FILMS, ChunkMaker
 from datamodules.world.files import make_files
 from datamodules.world.motions import Family
 from datamodules.world.photo_films import PhotoFilm, cut_outs, landscapes
+from datamodules.world.shapes import OF_PICTURES, SHAPES, WITH_QUESTION, Chunk, EpisodeKind, Shape
 from datamodules.world.stages import Stage, casts, movers
 from datamodules.world.texts import WorldTexts
 from videoflamingo.errors import UsageError

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from datamodules.world import photo_films
-from datamodules.world.chunks import SHAPES, bursty
 from datamodules.world.episodes import EpisodeTexts
 from datamodules.world.motions import FAMILIES, sample_motions
 from datamodules.world.names import made_up_names
 from datamodules.world.rules import RULES, rules
 from datamodules.world.sampling import sample_scene
+from datamodules.world.shapes import SHAPES, bursty
 from datamodules.world.stages import (
     ANGLES,
     GRID,
