@@ -46,6 +46,7 @@ class EpisodeTexts(Texts):
             Debian packages, see `datamodules.world.photo_films`.
         places_only: whether the views of a film of photographs have only their place in common, and different things
             before it, so that names of things do not tell films apart.
+        pooled_only_share: of the `film` episodes, how many are `PlannedText.pooled_only`: how places look must do.
         within_share: where a `which` episode asks which of two came first or last, in how many of the questions the
             right one is neither first nor last of all. None asks as questions come, where what is first or last of
             all is mostly right; 1 teaches the opposite short cut (docs/decisions/0025, 0026).
@@ -77,6 +78,7 @@ class EpisodeTexts(Texts):
         films_cut: bool = False,
         num_photo_films: int = 0,
         places_only: bool = False,
+        pooled_only_share: float = 0.0,
         within_share: float | None = None,
         series: int = 0,
         turned_backgrounds: int = 0,
@@ -108,8 +110,9 @@ class EpisodeTexts(Texts):
         ):
             if not least <= number <= most:
                 raise UsageError(f"episodes: {option} is {number}; give {least:,} to {most:,}")
-        if within_share is not None and not 0 <= within_share <= 1:
-            raise UsageError(f"episodes: within_share is {within_share}; give a share from 0 to 1, or leave it out")
+        for option, share in (("pooled_only_share", pooled_only_share), ("within_share", within_share)):
+            if share is not None and not 0 <= share <= 1:
+                raise UsageError(f"episodes: {option} is {share}; give a share from 0 to 1, or leave it out")
         filmed = num_films or num_photo_films
         self.shares: dict[EpisodeKind, float] = shares or {kind: float(kind != "film" or filmed) for kind in SHAPES}
         wrong = {kind: share for kind, share in self.shares.items() if kind not in SHAPES or share < 0}
@@ -121,7 +124,7 @@ class EpisodeTexts(Texts):
         self.folder = Path(folder).expanduser()
         self.pictures_per_step, self.videos_per_step = pictures_per_step, videos_per_step
         self.num_validation, self.num_workers = num_validation, num_workers
-        self.names_said = names_said
+        self.names_said, self.pooled_only_share = names_said, pooled_only_share
         self.world = WorldTexts(
             folder,
             num_videos,
@@ -215,7 +218,9 @@ class EpisodeTexts(Texts):
         chunks = self.maker.chunks(split, shape, rng)
         segments = [segment for chunk in chunks for segment in _segments(chunk)]
         said = tuple(chunk.said if self.names_said else _without_names(chunk.said) for chunk in chunks)
-        return PlannedText(segments, [chunk.request for chunk in chunks], said, place=f"{shape.kind} episode")
+        media = [chunk.request for chunk in chunks]
+        pooled_only = shape.kind == "film" and rng.random() < self.pooled_only_share
+        return PlannedText(segments, media, said, place=f"{shape.kind} episode", pooled_only=pooled_only)
 
 
 def _segments(chunk: Chunk) -> list[Segment]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.tiny import TINY_CONFIG
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock
 from videoflamingo.prompt import Text
 from videoflamingo.training.batch import Batch
@@ -122,6 +123,29 @@ def test_the_warm_up_runs_no_language_model(make_module: MakeModule, make_batch:
     module = make_module(objective="readout")
     module.model.language_model.base_model.register_forward_pre_hook(lambda *_: pytest.fail("the language model ran"))
     module.loss_sum(make_batch(0, 2))
+
+
+def test_texts_told_by_pooled_tokens_alone_do_not_see_latents_and_words_are_of_latents_alone(
+    make_module: MakeModule, make_batch: MakeBatch
+) -> None:
+    settings = {"config": replace(make_module().config, resampler=replace(TINY_CONFIG.resampler, pooled_side=2))}
+    batch = make_batch(0, 4)
+    pooled_only = replace(batch, texts=[replace(text, pooled_only=True) for text in batch.texts])
+
+    def losses(batch: Batch, changed: str = "", **options: object) -> float:
+        module = make_module(**settings, **options)
+        with torch.no_grad():
+            for name, value in module.model.resampler.named_parameters():
+                if changed and name.startswith("pooled.") == (changed == "pooled"):
+                    value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(2)))
+        return float(module.loss_sum(batch)[0].detach())
+
+    assert losses(pooled_only) == losses(pooled_only, "latents") != losses(pooled_only, "pooled")
+    assert losses(batch) != losses(pooled_only)
+    assert losses(batch) != losses(batch, "latents")
+    assert losses(batch) != losses(batch, "pooled")
+    said = {"objective": "readout"}
+    assert losses(batch, **said) == losses(batch, "pooled", **said) != losses(batch, "latents", **said)
 
 
 def test_a_share_of_the_warm_ups_loss_can_be_added_to_the_texts(make_module: MakeModule, make_batch: MakeBatch) -> None:

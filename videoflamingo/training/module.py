@@ -25,6 +25,7 @@ from videoflamingo.training.objective import (
     encode_batch,
     said_loss,
     text_loss,
+    tokens_for_text,
     visual_tokens,
 )
 from videoflamingo.training.optimisation import adamw, learning_rate_share
@@ -215,7 +216,7 @@ class FlamingoTraining(L.LightningModule):
         if self.objective == "readout":
             said = said_loss(self.model, encoded, tokens)
             return said, torch.zeros_like(said)
-        total = text_loss(self.model, encoded, tokens)
+        total = text_loss(self.model, encoded, tokens_for_text(self.model, encoded, tokens))
         adds_readout = self.readout_weight > 0 and self.training
         return total, said_loss(self.model, encoded, tokens) if adds_readout else torch.zeros_like(total)
 

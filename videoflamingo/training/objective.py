@@ -98,6 +98,21 @@ def visual_tokens(model: Flamingo, batch: Batch) -> Tensor | None:
     return model.resample(features, batch.frame_index)
 
 
+def tokens_for_text(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> Tensor | None:
+    """Visual tokens as the text sees them, `[B, M, N, D]`.
+
+    For texts that are `pooled_only`, pooled tokens, again and again, take the places of the latents.
+    """
+    pooled_only = torch.tensor([text.pooled_only for text in encoded.batch.texts])
+    latents = model.config.resampler.num_latents
+    if tokens is None or not model.config.resampler.pooled_side or not pooled_only.any():
+        return tokens
+    pooled = tokens[:, :, latents:]
+    times = -(-tokens.shape[2] // pooled.shape[2])
+    alone = pooled.repeat(1, 1, times, 1)[:, :, : tokens.shape[2]]
+    return torch.where(pooled_only.to(tokens.device)[:, None, None, None], alone, tokens)
+
+
 def text_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> Tensor:
     """Summed negative log-likelihood of the labels, float32 `[]`.
 

@@ -211,10 +211,17 @@ def test_which_came_first_can_be_asked_as_often_where_it_is_first_of_all_as_else
     assert 0.42 < places["within"] / (places["within"] + places["end"]) < 0.58
 
 
-@pytest.mark.parametrize("within_share", [-0.1, 1.5])
-def test_a_share_that_is_none_is_refused(within_share: float) -> None:
-    with pytest.raises(UsageError, match=f"within_share is {within_share}; give a share from 0 to 1"):
-        episodes(within_share=within_share)
+@pytest.mark.parametrize(("option", "share"), [("within_share", -0.1), ("pooled_only_share", 1.5)])
+def test_a_share_that_is_none_is_refused(option: str, share: float) -> None:
+    with pytest.raises(UsageError, match=f"{option} is {share}; give a share from 0 to 1"):
+        episodes(**{option: share})
+
+
+def test_some_episodes_about_films_are_told_by_pooled_tokens_alone() -> None:
+    texts = episodes(pooled_only_share=0.5)
+    assert 25 < sum(text.pooled_only for text in of_kind(texts, "film", 80)) < 55
+    assert not any(text.pooled_only for kind in sorted({*SHAPES} - {"film"}) for text in of_kind(texts, kind, 10))
+    assert not any(text.pooled_only for text in of_kind(episodes(), "film"))
 
 
 def test_another_series_shows_other_files_of_the_same_drawings(photographs: Path) -> None:
