@@ -44,7 +44,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "config": {
                 "language_model": str(folder / "language"),
                 "vision": {"tower": vision.tower, "image_size": vision.image_size},
-                "resampler": {name: getattr(resampler, name) for name in small},
+                "resampler": {name: getattr(resampler, name) for name in small} | {"pooled_side": 2},
                 "cross_attention": {"first": blocks.first, "every": blocks.every, "num_heads": 2, "dim_head": 8},
             },
             "init_from": None,

@@ -82,6 +82,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "frame_differences": True,
         "difference_hidden": 6,
         "correlation_radius": 1,
+        "pooled_side": 2,
         "backend": "math",
     },
     "cross_attention": {

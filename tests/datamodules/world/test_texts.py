@@ -278,7 +278,10 @@ def shrunk_recipe(name: str, folder: Path) -> dict[str, Any]:
     del recipe["data"]["features"]
     recipe["model"]["config"]["language_model"] = str(folder / "language")
     recipe["model"]["config"]["vision"] |= {"tower": "random:test_efficientnet", "image_size": 64}
-    recipe["model"]["config"]["resampler"] |= {"width": 32, "num_heads": 2, "dim_head": 8}
+    resampler = recipe["model"]["config"]["resampler"]
+    resampler |= {"width": 32, "num_heads": 2, "dim_head": 8}
+    if "pooled_side" in resampler:
+        resampler["pooled_side"] = 2  # of a grid of 2 x 2
     few = {"num_videos": 40, "num_beside": 2, "num_pictures": 2, "size": 64, "num_workers": 0}
     for member_name, member in recipe["data"]["members"].items():
         member["batch_size"] = 2
