@@ -119,6 +119,7 @@ def main() -> None:
     state = module.trainable_state()
     name = f"{how}{trainer.global_rank}" + ("-resumed" if len(rest) > 1 else "")
     torch.save({"losses": losses.losses, "trained": state, "answers": answers}, f"{out}/{name}.pt")
+    trainer.strategy.barrier()  # none leaves while another may still gather
 
 
 if __name__ == "__main__":

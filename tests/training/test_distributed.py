@@ -10,6 +10,7 @@ import torch
 
 from videoflamingo.models.flamingo import FlamingoConfig
 
+RANKS = ("rank0", "rank1")
 PROGRAM = Path(__file__).with_name("distributed_program.py")
 
 
@@ -17,7 +18,12 @@ def run(language_model: str, out: Path, *arguments: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(PROGRAM), language_model, str(out), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    # Where one process fails, the other is only cut off: what each said last tells which was first.
+    said = {rank: [line for line in done.stderr.splitlines() if line.startswith(f"[{rank}]")] for rank in RANKS}
+    said["any"] = [
+        line for line in done.stderr.splitlines() if not line.startswith(tuple(f"[{rank}]" for rank in RANKS))
+    ]
+    assert done.returncode == 0, "\n".join(line for lines in said.values() for line in lines[-40:])
 
 
 @pytest.fixture(scope="module")
