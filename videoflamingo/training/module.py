@@ -59,6 +59,8 @@ class FlamingoTraining(L.LightningModule):
             `videoflamingo.training.readout`).
         readout_weight: with `text`, how much of the warm-up's loss is added, so that visual tokens keep saying what
             they have learnt to say, and learn more of it; 0 = none, as in the paper.
+        matching_weight: how much of the matching loss is added to the readout's: words of the text are to look at the
+            visual tokens that say them. Needs a gated block before the first layer.
         loss_on: `all` text, the paper's objective, or `answers` only.
         trained: which parts are: the bridge, as in pretraining; with `vision` also the tower, as in the paper's
             fine-tuning (v1 4.3), whose weights checkpoints then hold. The language model is always frozen.
@@ -90,6 +92,7 @@ class FlamingoTraining(L.LightningModule):
         gradient_clip: float | None = 1.0,
         objective: Literal["text", "readout"] = "text",
         readout_weight: float = 0.0,
+        matching_weight: float = 0.0,
         loss_on: LossOn = "all",
         trained: list[TrainedPart] = list(BRIDGE),  # noqa: B006 (never changed; --help shows it)
         max_text_tokens: int | None = None,
@@ -108,6 +111,11 @@ class FlamingoTraining(L.LightningModule):
             raise ModelError(f"model.max_text_tokens is {max_text_tokens}; give 1 or more, or null")
         if gradient_clip is not None and gradient_clip <= 0:
             raise ModelError(f"model.gradient_clip is {gradient_clip}; give a norm above 0, or null for no limit")
+        if matching_weight and (objective == "readout" or not readout_weight or config.cross_attention.first):
+            raise ModelError(
+                f"model.matching_weight is {matching_weight}; it is added to the readout of objective: text, so give "
+                "readout_weight a number above 0, and config.cross_attention.first 0, or leave it out"
+            )
         self.automatic_optimization = False  # a step has several backward passes, of weighted losses
         # Frozen weights are not in checkpoints; on_load_checkpoint is strict about the rest.
         self.strict_loading = False
@@ -120,6 +128,7 @@ class FlamingoTraining(L.LightningModule):
         self.gradient_clip = gradient_clip
         self.objective = objective
         self.readout_weight = readout_weight
+        self.matching_weight = matching_weight
         self.loss_on = loss_on
         self.trained = tuple(trained)
         self.max_text_tokens = max_text_tokens
@@ -218,7 +227,9 @@ class FlamingoTraining(L.LightningModule):
             return said, torch.zeros_like(said)
         total = text_loss(self.model, encoded, tokens_for_text(self.model, encoded, tokens))
         adds_readout = self.readout_weight > 0 and self.training
-        return total, said_loss(self.model, encoded, tokens) if adds_readout else torch.zeros_like(total)
+        if not adds_readout:
+            return total, torch.zeros_like(total)
+        return total, said_loss(self.model, encoded, tokens, self.matching_weight)
 
     def counts(self, encoded: EncodedBatch) -> tuple[int, int]:
         """What the two losses are sums over."""

@@ -4,6 +4,9 @@ Each part of a medium's visual tokens is given a short text, and each token of t
 block would write into the residual stream for visual token `i` alone must point at the frozen embedding of that word's
 token. Not in the paper, whose tower had been trained with text. A step costs a fraction of one through the language
 model, every visual token has a word of its own to say, and it leaves blocks that write words.
+
+`matching_loss` is the way back: a word of the text is to look at the visual tokens that say it, so that what else they
+know, such as when it was, can be told of it. Likelihood of answers alone hardly teaches this (docs/decisions/0027).
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videoflamingo.models.cross_attention import GatedCrossAttentionBlock
+
+LEAST_ATTENTION = 1e-6
 
 
 def readout_loss(
@@ -44,6 +49,42 @@ def readout_loss(
     chosen = visual_tokens[rows, places]  # [K, D]
     losses = [F.cross_entropy(block.written(chosen).float() @ words.T, labels, reduction="sum") for block in blocks]
     return torch.stack(losses).mean(), len(labels)
+
+
+def matching_loss(
+    visual_tokens: Tensor,
+    parts: Sequence[Sequence[Sequence[int]]],
+    block: GatedCrossAttentionBlock,
+    embedding: nn.Embedding,
+    num_latents: int,
+) -> Tensor:
+    """Summed negative logarithm of how much of its attention a word gives to the visual tokens that say it, `[]`.
+
+    Of each row's distinct words, those that some parts say and others do not; a mean over heads, so that some suffice.
+
+    Args:
+        visual_tokens: `[B, N, D]`, all that the text sees.
+        parts: as of `readout_loss`, over the first `num_latents`.
+        block: the one before the first layer, where a word's hidden state is its embedding.
+        embedding: the language model's.
+    """
+    rows, words, looked_for = [], [], []
+    for row, texts in enumerate(parts):
+        spans = list(zip(texts, _parts(len(texts), num_latents), strict=True))
+        for word in sorted({token for text in texts for token in text}):
+            mask = [False] * visual_tokens.shape[1]
+            for text, (first, end) in spans:
+                if word in text:
+                    mask[first:end] = [True] * (end - first)
+            if sum(mask) < num_latents:
+                rows.append(row)
+                words.append(word)
+                looked_for.append(mask)
+    device = visual_tokens.device
+    text = embedding(torch.tensor(words, dtype=torch.int64, device=device))  # [J, E]
+    attention = block.attention(text, visual_tokens[rows]).mean(1)  # [J, N]
+    right = torch.tensor(looked_for, device=device).view(attention.shape)
+    return -(attention * right).sum(-1).clamp(min=LEAST_ATTENTION).log().sum()
 
 
 def num_said(texts: Sequence[Sequence[int]], num_visual_tokens: int) -> int:
