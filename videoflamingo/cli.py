@@ -38,6 +38,7 @@ COMMANDS = {
         "videoflamingo.tools.fewshot_qa", "measure few-shot video question answering by the paper's protocol"
     ),
     "recipes": Command("videoflamingo.tools.recipes", "list, copy and check training recipes"),
+    "average": Command("videoflamingo.tools.average", "average checkpoints that began as one"),
     "cache-features": Command("videoflamingo.tools.cache_features", "keep what the tower makes of a recipe's videos"),
     "convert-openflamingo": Command(
         "videoflamingo.tools.convert_openflamingo", "turn an OpenFlamingo checkpoint into ours"

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,42 @@ def write_checkpoint(
     return folder
 
 
+def average_checkpoints(
+    folders: Sequence[Path], weights: Sequence[float], out: str | os.PathLike[str], dtype: torch.dtype
+) -> Path:
+    """Write the weighted sum of checkpoints' trained weights, added up in float32, with the first one's configuration.
+
+    Args:
+        folders: checkpoints of one architecture.
+        weights: of each.
+
+    Raises:
+        ModelError: if one cannot be read, or differs from the first in what it has.
+    """
+    config, first = read_config(folders[0]), _read_weights(folders[0])
+    total = {key: weights[0] * value.float() for key, value in first.items()}
+    for folder, weight in zip(folders[1:], weights[1:], strict=True):
+        if read_config(folder) != config:
+            raise ModelError(f"{folder} is no model like {folders[0]}: their {CONFIG_FILE} differ; average like ones")
+        stored = _read_weights(folder)
+        if problems := _differences(first, stored):
+            raise ModelError(f"{folder} does not have the weights of {folders[0]}:\n  " + "\n  ".join(problems))
+        for key, value in stored.items():
+            total[key] += weight * value.float()
+    return write_checkpoint(config, total, out, dtype)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS_FILE
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+
+
 def _replace(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all."""
     unfinished = path.with_name(f"{path.name}.part")
@@ -130,14 +167,8 @@ def load_trainable(model: Flamingo, folder: str | os.PathLike[str], *, as_start:
     Raises:
         ModelError: one report of everything missing, unexpected or misshaped.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = find_checkpoint(folder) / WEIGHTS_FILE
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+    found = find_checkpoint(folder)
+    stored, path = _read_weights(found), found / WEIGHTS_FILE
     expected = model.trainable_state()
     if as_start:
         for part in (TOWER, POOLED):
