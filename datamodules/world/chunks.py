@@ -11,9 +11,9 @@ import numpy as np
 from datamodules.world.drawings import Drawing, with_article
 from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
 from datamodules.world.photo_films import PhotoFilm
-from datamodules.world.questions import Question, questions, readout
+from datamodules.world.questions import COMPARING, asked_of_order, comparing_question, questions, readout
 from datamodules.world.rules import RULES, sample_rule
-from datamodules.world.scene import SAMPLED_FRAMES, Scene
+from datamodules.world.scene import SAMPLED_FRAMES
 from datamodules.world.shapes import QUESTIONS, Chunk, Shape, Shown, different, named_by_shots, one_of
 from datamodules.world.stages import (
     ANGLES,
@@ -25,6 +25,7 @@ from datamodules.world.stages import (
     frames_of_motion,
     frames_of_turn,
     movers,
+    sequence_of_cast,
     still_of_cast,
     turned_still,
     words_of_film,
@@ -44,7 +45,6 @@ TURNED_SHARE = 0.5  # of the pictures in a `name` episode, where there are turne
 CUT_SHARE = 0.4  # of `film` episodes, where they may have cuts: one class' parts are of one film or another
 NUM_CUTS = 5
 PHOTO_SHARE = 0.6  # of `film` episodes, where there are films of photographs
-COMPARING = ("order", "next")  # skills that a `which` episode asks
 # Backgrounds of a stage, and films, from which on a series has its own.
 SERIES_BACKGROUNDS, SERIES_FILMS = 100, 10_000
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
@@ -86,6 +86,7 @@ class ChunkMaker:
             "name": self._named,
             "doer": self._doing,
             "which": self._compared,
+            "sequence": self._in_sequence,
             "bind": self._bound,
             "actor": self._acting,
             "scene": self._in_scenes,
@@ -148,7 +149,18 @@ class ChunkMaker:
             if self.within_share is None:
                 asked = one_of([one for one in questions(scene, rng) if one.skill in COMPARING], rng)
             else:
-                asked = _comparing_question(scene, self.within_share, rng)
+                asked = comparing_question(scene, one_of(COMPARING, rng), self.within_share, rng)
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
+        return chunks
+
+    def _in_sequence(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        """Of three or four of a cast one after the other, in any order: when one comes, which of two, what next."""
+        chunks = []
+        for cast in different(range(self._num_casts(split)), shape.num_chunks, rng, "casts", "num_casts"):
+            stage = Stage("cast", self._drawn(split), cast, self._background(rng), self.frame_size)
+            scene, frames = sequence_of_cast(stage, rng)
+            asked = asked_of_order(scene, rng)
+            request = stage.request(self.folder, frames)
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
@@ -365,23 +377,6 @@ class ChunkMaker:
     def _scenes_by_kind(self) -> dict[str, np.ndarray]:
         kinds = np.array([scene.kind for scene in self.world.scenes("train")])
         return {kind: np.flatnonzero(kinds == kind) for kind in set(kinds.tolist())}
-
-
-def _comparing_question(scene: Scene, within_share: float, rng: np.random.Generator) -> Question:
-    """Which of two came first or last, or what came next.
-
-    Args:
-        scene: of three drawings or more.
-        within_share: of the questions which of two it was, in how many it is neither first nor last of all.
-    """
-    names = [actor.name for actor in scene.actors]
-    wanted = one_of(COMPARING, rng)
-    within = within_share == 1 or rng.random() < within_share
-    while True:
-        asked = [one for one in questions(scene, rng) if one.skill == wanted]
-        asked = [one for one in asked if wanted == "next" or (one.answer in names[1:-1]) == within]
-        if asked:
-            return one_of(asked, rng)
 
 
 def _said_of_still(drawing: Drawing) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ time (`motion`, `order`), or a way to answer is shown by examples and never said
 again within a text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has
 told before. `ask` are examples of questions as a few-shot benchmark puts them, `name` pictures with their true names,
 `doer` videos with the true name of what moves or does something, `which` videos of drawings one after the other with
-which of two comes first or last, or what comes right after one.
+which of two comes first or last, or what comes right after one. `sequence` asks the same, and when one comes ("first"
+to "last"), of casts' stills put one after the other: in any order, so that none can be known by heart.
 """
 
 from collections.abc import Iterator

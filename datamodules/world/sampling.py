@@ -108,13 +108,19 @@ def _sample_pair(rng: np.random.Generator, pool: tuple[Drawing, ...]) -> tuple[A
 
 def _sample_sequence(rng: np.random.Generator, pool: tuple[Drawing, ...]) -> tuple[Actor, ...]:
     count = int(rng.integers(2, 5))
+    slots = sample_slots(count, rng)
+    return tuple(
+        replace(_resting(rng, drawing, size=(0.4, 0.6), reach=0.2), slot=slot)
+        for drawing, slot in zip(_pick(rng, pool, count), slots, strict=True)
+    )
+
+
+def sample_slots(count: int, rng: np.random.Generator) -> list[tuple[float, float]]:
+    """When each of two to four drawings is shown that follow one another: `[start, stop)` in seconds."""
     even = np.arange(1, count) * SAMPLED_FRAMES / count
     cuts = (even + rng.uniform(-CUT_JITTER[count], CUT_JITTER[count], count - 1)) * GAP_SECONDS
     edges = [0.0, *(float(cut) for cut in cuts), DURATION_SECONDS]
-    return tuple(
-        replace(_resting(rng, drawing, size=(0.4, 0.6), reach=0.2), slot=slot)
-        for drawing, slot in zip(_pick(rng, pool, count), pairwise(edges), strict=True)
-    )
+    return list(pairwise(edges))
 
 
 def _sample_event(rng: np.random.Generator, pool: tuple[Drawing, ...]) -> tuple[Actor, ...]:

@@ -13,13 +13,14 @@ from videoflamingo.video.medium import MediumRequest
 T = TypeVar("T")
 Shown = tuple[MediumRequest, tuple[str, ...]]  # a medium, and what its visual tokens are to say
 EpisodeKind = Literal[
-    "name", "doer", "which", "bind", "actor", "scene", "clip", "film", "motion", "order", "rule", "ask"
+    "name", "doer", "which", "sequence", "bind", "actor", "scene", "clip", "film", "motion", "order", "rule", "ask"
 ]
 # (classes, chunks) of an episode's shapes: every class once, then any of them.
 SHAPES: dict[EpisodeKind, tuple[tuple[int, int], ...]] = {
     "name": ((1, 12),),
     "doer": ((1, 6),),
     "which": ((1, 6),),
+    "sequence": ((1, 6),),
     "bind": ((2, 6), (3, 8), (5, 12), (8, 16), (12, 22), (20, 32)),
     "actor": ((2, 5), (3, 8), (5, 12)),
     "scene": ((2, 5), (3, 8), (5, 8), (5, 12)),
@@ -47,6 +48,7 @@ WITH_QUESTION: dict[EpisodeKind, tuple[bool, ...]] = {
     "rule": (False,),
     "doer": (True,),
     "which": (True,),
+    "sequence": (True,),
     "ask": (True,),
 }
 QUESTION_WEIGHT = 1 / 3  # of shapes with a question beside those without, where a kind has both

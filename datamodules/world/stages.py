@@ -17,7 +17,7 @@ import numpy as np
 from datamodules.world.drawings import Drawing
 from datamodules.world.motions import SIZE_LEVELS, Motion, order_frames
 from datamodules.world.render import frame_at, write_frames
-from datamodules.world.sampling import drawings_of, sample_background
+from datamodules.world.sampling import drawings_of, sample_background, sample_slots
 from datamodules.world.scene import FRAMES_PER_SECOND, SAMPLED_FRAMES, Actor, Background, Scene
 from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
@@ -182,6 +182,18 @@ def _at_all_angles(actor: Actor) -> list[Actor]:
 def still_of_cast(which: int, placement: int) -> int:
     """The frame that shows one of the cast."""
     return 1 + which * PLACEMENTS + placement
+
+
+def sequence_of_cast(stage: Stage, rng: np.random.Generator) -> tuple[Scene, tuple[int, ...]]:
+    """Three or four of a `cast` stage one after the other, in an order drawn anew, as a scene and as 8 frames."""
+    order = rng.permutation(CAST)[: rng.integers(3, CAST + 1)]
+    stills = [still_of_cast(int(which), int(rng.integers(PLACEMENTS))) for which in order]
+    background, shown = stage.stills()
+    slots = sample_slots(len(stills), rng)
+    actors = tuple(replace(shown[still][0], slot=slot) for still, slot in zip(stills, slots, strict=True))
+    scene = Scene("sequence", int(rng.integers(2**31)), stage.split, background, actors, stage.size)
+    at_times = [[actor.pose_at(time) is not None for actor in actors].index(True) for time in scene.sampled_times()]
+    return scene, tuple(stills[at] for at in at_times)
 
 
 def turned_still(which: int, turn: int) -> int:

@@ -12,6 +12,7 @@ from datamodules.world import photo_films
 from datamodules.world.episodes import EpisodeTexts
 from datamodules.world.motions import FAMILIES, sample_motions
 from datamodules.world.names import made_up_names
+from datamodules.world.questions import PLACES
 from datamodules.world.rules import RULES, rules
 from datamodules.world.sampling import sample_scene
 from datamodules.world.shapes import SHAPES, bursty
@@ -209,6 +210,40 @@ def test_which_came_first_can_be_asked_as_often_where_it_is_first_of_all_as_else
                 places["within" if 0 < shown.index(answer.strip()) < len(shown) - 1 else "end"] += 1
     assert 0.45 < places["next"] / places.total() < 0.55
     assert 0.42 < places["within"] / (places["within"] + places["end"]) < 0.58
+
+
+def test_asked_about_stills_one_after_the_other_the_answers_are_what_was_seen() -> None:
+    places: Counter[str] = Counter()
+    orders = set()
+    texts = episodes()
+    stages = {str(stage.path(texts.folder)): stage for stage in texts.stages("train") if isinstance(stage, Stage)}
+    for text in of_kind(texts, "sequence", 120):
+        asked = [segment.text for segment in text.segments if isinstance(segment, Text) and "?" in segment.text]
+        chunks = zip(asked, answers(text), text.readouts, text.media, strict=True)
+        for question, (answer, counts), said, media in chunks:
+            stage = stages[str(media.source)]
+            at = [(frame - 1) // 3 for frame in media.order or ()]
+            assert list(said) == [f" still {stage.drawings[which].name}" for which in at]
+            shown = list(dict.fromkeys(stage.drawings[which].name for which in at))
+            orders.add((media.source, tuple(dict.fromkeys(at))))
+            assert counts
+            assert len(shown) in (3, 4)
+            named = [name for name in shown if f"the {name} " in question or f"the {name}?" in question]
+            if question.startswith("Question: When"):
+                places["when"] += 1
+                words = (*PLACES[: len(shown) - 1], "last")
+                assert [answer.strip()] == [words[shown.index(name)] for name in named]
+            elif "right after" in question or "follows" in question:
+                places["next"] += 1
+                assert [answer.strip()] == [shown[shown.index(name) + 1] for name in named]
+            else:
+                first, last = sorted(named, key=shown.index)
+                assert answer.strip() == (first if "first" in question else last)
+                places["within" if answer.strip() in shown[1:-1] else "end"] += 1
+    assert 0.2 < places["when"] / places.total() < 0.3
+    assert 0.15 < places["next"] / places.total() < 0.25
+    assert 0.42 < places["within"] / (places["within"] + places["end"]) < 0.58
+    assert len(orders) > places.total() / 2
 
 
 @pytest.mark.parametrize(("option", "share"), [("within_share", -0.1), ("pooled_only_share", 1.5)])

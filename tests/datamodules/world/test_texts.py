@@ -304,6 +304,7 @@ def shrunk_recipe(name: str, folder: Path) -> dict[str, Any]:
         "tiny_world_refined",
         "tiny_world_more",
         "tiny_world_fresh",
+        "tiny_world_ordered",
     ],
 )
 def test_a_shrunk_recipe_trains_two_steps_from_files_and_leaves_a_model(
