@@ -290,7 +290,8 @@ class ChunkMaker:
             scene, request = self.world.seen("train", int(index), rng)
             answer = rule.answer(scene)
             if answer is not None:
-                chunks.append(Chunk(request, None, answer, bool(chunks) or rule is RULES["caption"], self.world.said(scene)))
+                counts = bool(chunks) or rule is RULES["caption"]
+                chunks.append(Chunk(request, None, answer, counts, self.world.said(scene)))
         return chunks
 
     def _asked(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
