@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videoflamingo.errors import ModelError
 from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
@@ -73,6 +73,8 @@ class FlamingoTraining(L.LightningModule):
         activation_checkpointing: recompute activations in the backward pass: less memory, more time, same gradients.
         compile_blocks: see `Flamingo.compile_blocks`.
         init_from: a checkpoint folder or bundled model whose trained weights are the start.
+        first_gate: what the first block's attention gate starts at instead, as a parameter, before tanh. A gate that
+            earlier training closed passes hardly a gradient to what its block writes, and stays closed.
 
     Attributes:
         updating: whether weights are half changed, so that nothing may be saved.
@@ -102,6 +104,7 @@ class FlamingoTraining(L.LightningModule):
         activation_checkpointing: bool = False,
         compile_blocks: bool = False,
         init_from: str | None = None,
+        first_gate: float | None = None,
     ) -> None:
         super().__init__()
         unknown = [part for part in trained if part not in get_args(TrainedPart)]
@@ -115,6 +118,11 @@ class FlamingoTraining(L.LightningModule):
             raise ModelError(
                 f"model.matching_weight is {matching_weight}; it is added to the readout of objective: text, so give "
                 "readout_weight a number above 0, and config.cross_attention.first 0, or leave it out"
+            )
+        if first_gate is not None and config.cross_attention.gating != "tanh":
+            raise ModelError(
+                f"model.first_gate is {first_gate}, but config.cross_attention.gating is "
+                f"{config.cross_attention.gating!r}, without gates; leave first_gate out"
             )
         self.automatic_optimization = False  # a step has several backward passes, of weighted losses
         # Frozen weights are not in checkpoints; on_load_checkpoint is strict about the rest.
@@ -138,6 +146,7 @@ class FlamingoTraining(L.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.compile_blocks = compile_blocks
         self.init_from = init_from
+        self.first_gate = first_gate
         self.flamingo: Flamingo | None = None
         self.updating = False
         self._measured: dict[str, Tensor] = {}  # in validation and test: dataset -> sums, see _measure
@@ -161,6 +170,8 @@ class FlamingoTraining(L.LightningModule):
             from videoflamingo.models.checkpoint import load_trainable
 
             load_trainable(flamingo, self.init_from, as_start=True)
+        if self.first_gate is not None:
+            nn.init.constant_(cast(Any, flamingo.blocks[0]).attention_gate, self.first_gate)
         # Each process has its own, equal ones of these, and some are no floats, which could not be sent.
         frozen = [name for name, value in self.named_parameters() if not value.requires_grad]
         self._ddp_params_and_buffers_to_ignore = [*frozen, *(name for name, _ in self.named_buffers())]
