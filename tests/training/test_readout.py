@@ -174,21 +174,32 @@ def test_the_resamplers_rate_is_a_share_of_the_others(make_module: MakeModule) -
     assert {rates[id(value)] for value in module.model.blocks.parameters()} == {0.5}
 
 
-def test_a_word_is_to_look_at_the_visual_tokens_that_say_it_and_one_that_all_say_at_none() -> None:
-    """Six latents in three parts and two pooled tokens: "1 2", "1 3", "1 2" and, in the other row, "4", "4", "5"."""
+def test_a_name_is_to_look_at_what_is_said_of_it_and_a_first_word_at_names() -> None:
+    """Six latents in three parts and two pooled tokens: "1 2", "1 3", "1 2"; the other row's texts are all alike."""
     torch.manual_seed(0)
     block = GatedCrossAttentionBlock(4, 3, CrossAttentionConfig(num_heads=2, dim_head=3))
     embedding, visual_tokens = nn.Embedding(10, 4), torch.randn(2, 8, 3)
     expected = 0.0
-    for row, word, places in ((0, 2, [0, 1, 4, 5]), (0, 3, [2, 3]), (1, 4, [0, 1, 2, 3]), (1, 5, [4, 5])):
+    for word, places in ((2, [0, 4]), (3, [2]), (1, [1, 3, 5])):
         query = block.to_query(block.norm_text(embedding.weight[word])).view(2, 3)
-        keys = block.to_keys(block.norm_media(visual_tokens[row])).view(8, 2, 3)
+        keys = block.to_keys(block.norm_media(visual_tokens[0])).view(8, 2, 3)
         given = [float((keys[:, head] @ query[head] / math.sqrt(3)).softmax(0)[places].sum()) for head in range(2)]
         expected -= math.log(sum(given) / 2)
-    parts = [[[1, 2], [1, 3], [1, 2]], [[4], [4], [5]]]
+    parts = [[[1, 2], [1, 3], [1, 2]], [[4, 5], [4, 5], [4, 5]]]
     loss = matching_loss(visual_tokens, parts, block, embedding, num_latents=6)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert float(matching_loss(visual_tokens, [[[1]], [[2, 3]]], block, embedding, num_latents=6)) == 0.0
+
+
+def test_a_word_too_many_for_its_part_is_not_looked_for_and_one_alone_looks_at_nothing() -> None:
+    torch.manual_seed(0)
+    block = GatedCrossAttentionBlock(4, 3, CrossAttentionConfig(num_heads=2, dim_head=3))
+    embedding, visual_tokens = nn.Embedding(10, 4), torch.randn(1, 8, 3)
+    both = [[[1, 2], [1, 3, 4], [5]]]
+    cut = [[[1, 2], [1, 3], [5]]]
+    assert matching_loss(visual_tokens, both, block, embedding, 6) == matching_loss(
+        visual_tokens, cut, block, embedding, 6
+    )
+    assert float(matching_loss(visual_tokens, [[[1], [2], [3]]], block, embedding, num_latents=6)) == 0.0
 
 
 def test_words_that_learn_to_look_where_they_are_said_find_what_else_is_known_there(

@@ -59,8 +59,8 @@ class FlamingoTraining(L.LightningModule):
             `videoflamingo.training.readout`).
         readout_weight: with `text`, how much of the warm-up's loss is added, so that visual tokens keep saying what
             they have learnt to say, and learn more of it; 0 = none, as in the paper.
-        matching_weight: how much of the matching loss is added to the readout's: words of the text are to look at the
-            visual tokens that say them. Needs a gated block before the first layer.
+        matching_weight: how much of the matching loss is added to the readout's: names in the text are to look at the
+            visual tokens that say what they do. Needs a gated block before the first layer.
         loss_on: `all` text, the paper's objective, or `answers` only.
         trained: which parts are: the bridge, as in pretraining; with `vision` also the tower, as in the paper's
             fine-tuning (v1 4.3), whose weights checkpoints then hold. The language model is always frozen.

@@ -5,8 +5,9 @@ block would write into the residual stream for visual token `i` alone must point
 token. Not in the paper, whose tower had been trained with text. A step costs a fraction of one through the language
 model, every visual token has a word of its own to say, and it leaves blocks that write words.
 
-`matching_loss` is the way back: a word of the text is to look at the visual tokens that say it, so that what else they
-know, such as when it was, can be told of it. Likelihood of answers alone hardly teaches this (docs/decisions/0027).
+`matching_loss` binds what is said together: a name of the text is to look at the visual tokens that say what it does,
+or when it comes, and a word for that at those that say the name. Likelihood of answers alone hardly teaches this
+(docs/decisions/0027).
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,9 +59,11 @@ def matching_loss(
     embedding: nn.Embedding,
     num_latents: int,
 ) -> Tensor:
-    """Summed negative logarithm of how much of its attention a word gives to the visual tokens that say it, `[]`.
+    """Summed negative logarithm of how much of its attention a word gives to what goes with it, `[]`.
 
-    Of each row's distinct words, those that some parts say and others do not; a mean over heads, so that some suffice.
+    A text's first word tells what happens and the others to whom: each of the others is to look at the visual tokens
+    that say the first in the texts it is in, and the first at those that say the others. A mean over heads, so that
+    some suffice. Rows whose texts are all alike say nothing of it and are left out.
 
     Args:
         visual_tokens: `[B, N, D]`, all that the text sees.
@@ -70,16 +73,18 @@ def matching_loss(
     """
     rows, words, looked_for = [], [], []
     for row, texts in enumerate(parts):
-        spans = list(zip(texts, _parts(len(texts), num_latents), strict=True))
-        for word in sorted({token for text in texts for token in text}):
-            mask = [False] * visual_tokens.shape[1]
-            for text, (first, end) in spans:
-                if word in text:
-                    mask[first:end] = [True] * (end - first)
-            if sum(mask) < num_latents:
-                rows.append(row)
-                words.append(word)
-                looked_for.append(mask)
+        if len({tuple(text) for text in texts}) == 1:
+            continue
+        places: dict[int, set[int]] = {}
+        for text, (first, end) in zip(texts, _parts(len(texts), num_latents), strict=True):
+            others = list(zip(text[1:], range(first + 1, end), strict=False))
+            for word, place in others:
+                places.setdefault(word, set()).add(first)
+                places.setdefault(text[0], set()).add(place)
+        for word, own in places.items():
+            rows.append(row)
+            words.append(word)
+            looked_for.append([place in own for place in range(visual_tokens.shape[1])])
     device = visual_tokens.device
     text = embedding(torch.tensor(words, dtype=torch.int64, device=device))  # [J, E]
     attention = block.attention(text, visual_tokens[rows]).mean(1)  # [J, N]
