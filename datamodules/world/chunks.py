@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.world.drawings import Drawing, with_article
 from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
 from datamodules.world.photo_films import PhotoFilm
-from datamodules.world.questions import COMPARING, asked_of_order, comparing_question, places_told, questions
+from datamodules.world.questions import COMPARING, asked_of_order, comparing_question, questions, readout
 from datamodules.world.rules import RULES, sample_rule
 from datamodules.world.scene import SAMPLED_FRAMES
 from datamodules.world.shapes import QUESTIONS, Chunk, Shape, Shown, different, named_by_shots, one_of
@@ -137,7 +137,7 @@ class ChunkMaker:
         for index in different(alone, shape.num_chunks, rng, "videos of a drawing alone"):
             scene, request = self.world.seen("train", index, rng)
             asked = next(one for one in questions(scene, rng) if one.skill == "object")
-            chunks.append(Chunk(request, asked.question, asked.answer, True, self.world.said(scene)))
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
     def _compared(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
@@ -150,7 +150,7 @@ class ChunkMaker:
                 asked = one_of([one for one in questions(scene, rng) if one.skill in COMPARING], rng)
             else:
                 asked = comparing_question(scene, one_of(COMPARING, rng), self.within_share, rng)
-            chunks.append(Chunk(request, asked.question, asked.answer, True, self.world.said(scene)))
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
     def _in_sequence(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
@@ -161,7 +161,7 @@ class ChunkMaker:
             scene, frames = sequence_of_cast(stage, rng)
             asked = asked_of_order(scene, rng)
             request = stage.request(self.folder, frames)
-            chunks.append(Chunk(request, asked.question, asked.answer, True, self.world.said(scene)))
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
     def _bound(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
@@ -197,7 +197,7 @@ class ChunkMaker:
             if rng.random() < PICTURE_SHARE and drawing in self._places("train"):
                 return self._still_of(drawing, "train", rng)
             scene, request = self.world.seen("train", int(rng.choice(self._scenes_alone[drawing])), rng)
-            return request, self.world.said(scene)
+            return request, readout(scene)
 
         return named_by_shots(shape, rng, show)
 
@@ -211,7 +211,7 @@ class ChunkMaker:
             first = int(rng.integers(SAMPLED_FRAMES - length + 1))
             shown = slice(first, first + length)
             at = range(SAMPLED_FRAMES)[::-1][shown] if request.backwards else range(SAMPLED_FRAMES)[shown]
-            return replace(request, order=tuple(sorted(at))), self.world.said(scene, shown)
+            return replace(request, order=tuple(sorted(at))), readout(scene)[shown]
 
         return named_by_shots(shape, rng, show)
 
@@ -290,8 +290,7 @@ class ChunkMaker:
             scene, request = self.world.seen("train", int(index), rng)
             answer = rule.answer(scene)
             if answer is not None:
-                counts = bool(chunks) or rule is RULES["caption"]
-                chunks.append(Chunk(request, None, answer, counts, self.world.said(scene)))
+                chunks.append(Chunk(request, None, answer, bool(chunks) or rule is RULES["caption"], readout(scene)))
         return chunks
 
     def _asked(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
@@ -299,15 +298,12 @@ class ChunkMaker:
         for index in different(range(self.world.size("train")), shape.num_chunks, rng, "videos and pictures"):
             scene, request = self.world.seen("train", index, rng)
             asked = self.world.asked(scene, rng)
-            chunks.append(Chunk(request, asked.question, asked.answer, True, self.world.said(scene)))
+            chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
 
     def _clip(self, stage: Stage, motion: Motion, rng: np.random.Generator) -> Shown:
         frames = frames_of_motion(motion, rng)
-        said = tuple(words_of_motion(motion, stage.drawings, frames))
-        if motion.family == "order" and self.world.places_said:
-            said = places_told(said)
-        return stage.request(self.folder, frames), said
+        return stage.request(self.folder, frames), tuple(words_of_motion(motion, stage.drawings, frames))
 
     def _turned(self, split: Split, cast: int, rng: np.random.Generator) -> Stage:
         background = self.series * SERIES_BACKGROUNDS + int(rng.integers(self.turned_backgrounds))

@@ -61,7 +61,6 @@ class EpisodeTexts(Texts):
         skill_emphasis: of `WorldTexts`.
         family_chances: how often the classes of a `motion` episode are of a family; families not named never are.
         names_said: whether visual tokens are to say names, after what happens, which they learn sooner without.
-        places_said: of `WorldTexts`; of the `order` and `sequence` episodes' clips, too.
         num_validation: episodes to validate on, of drawings and motions that are held out.
         size: pixels of the square frame's side.
         num_workers: processes that make files; 0 makes them in this one.
@@ -95,7 +94,6 @@ class EpisodeTexts(Texts):
         skill_emphasis: dict[str, float] | None = None,
         family_chances: dict[Family, float] | None = None,
         names_said: bool = True,
-        places_said: bool = False,
         num_validation: int = 0,
         size: int = 192,
         num_workers: int = 2,
@@ -137,7 +135,6 @@ class EpisodeTexts(Texts):
             validation_share=0.0,
             mirrored_share=mirrored_share,
             skill_emphasis=skill_emphasis,
-            places_said=places_said,
             series=series,
             size=size,
             num_workers=num_workers,

@@ -17,7 +17,7 @@ from datamodules.world.plan import (
     VIDEO_KINDS,
     plan_scenes,
 )
-from datamodules.world.questions import SKILLS, Question, captions, places_told, questions, readout
+from datamodules.world.questions import SKILLS, Question, captions, questions, readout
 from datamodules.world.sampling import sample_scene
 from datamodules.world.scene import SAMPLED_FRAMES, Scene
 from videoflamingo.errors import UsageError
@@ -61,8 +61,6 @@ class WorldTexts(Texts):
         p_next: share of training texts that stand before their video or picture and belong to it (v1 3.2.1's
             `p_next`, which is 0.5 there for pages of pictures and text).
         picture_captions, video_captions: share of captions among the texts; the others are questions.
-        places_said: whether visual tokens of drawings one after the other are to say which place each has, `first` to
-            `last`, instead of that it rests: a word that looks at them then reads when (docs/decisions/0027).
         series: 0, or 1 or 2 for other scenes, so that a further training sees new ones. They stay apart as long as
             there are at most 20,000 videos and about half as many alone.
         size: pixels of the square frame's side.
@@ -88,7 +86,6 @@ class WorldTexts(Texts):
         p_next: float = 0.0,
         picture_captions: float = 0.8,
         video_captions: float = 0.5,
-        places_said: bool = False,
         series: int = 0,
         size: int = 192,
         num_workers: int = 2,
@@ -140,7 +137,6 @@ class WorldTexts(Texts):
         self.emphasis, self.skill_emphasis = emphasis or {}, skill_emphasis or {}
         self.mirrored_share, self.p_next = mirrored_share, p_next
         self.caption_shares = {"picture": picture_captions, "video": video_captions}
-        self.places_said = places_said
         self.series, self.frame_size = series, size
         self.num_workers = num_workers
         self._scenes: dict[Split, list[Scene]] = {}
@@ -179,7 +175,7 @@ class WorldTexts(Texts):
         media_of_text = draw_media_of_text(self.p_next, *draw) if split == "train" else "previous"
         if media_of_text == "next":
             segments = [*segments[1:], *segments[:1]]
-        return PlannedText(segments, [request], (self.said(scene),), media_of_text, place=request.name)
+        return PlannedText(segments, [request], (readout(scene),), media_of_text, place=request.name)
 
     def seen(self, split: Split, index: int, rng: np.random.Generator) -> tuple[Scene, MediumRequest]:
         """Scene `index` as it is shown this time: perhaps backwards and, in training, mirrored."""
@@ -192,11 +188,6 @@ class WorldTexts(Texts):
         if mirrored:
             scene = scene.mirrored()
         return scene, request
-
-    def said(self, scene: Scene, shown: slice = slice(None)) -> tuple[str, ...]:
-        """What visual tokens are to say of a scene, of which some sampled times may be shown."""
-        told = readout(scene)[shown]
-        return places_told(told) if self.places_said and scene.kind == "sequence" else told
 
     def asked(self, scene: Scene, rng: np.random.Generator) -> Question:
         """A question about a scene."""

@@ -212,23 +212,6 @@ def test_training_may_start_from_a_checkpoint_folder(
     assert all(torch.equal(second.model.trainable_state()[name], value) for name, value in stored.items())
 
 
-def test_the_first_gate_may_be_opened_again(make_module: MakeModule, tmp_path: Path, config: FlamingoConfig) -> None:
-    first = make_module()
-    save_checkpoint(first.model, tmp_path, torch.float32)
-    second = FlamingoTraining(config, frozen_dtype="float32", init_from=str(tmp_path), first_gate=0.25)
-    second.configure_model()
-    stored = load_file(tmp_path / "trainable.safetensors")
-    changed = {name for name, value in second.model.trainable_state().items() if not torch.equal(stored[name], value)}
-    assert changed == {"blocks.0.attention_gate"}
-    assert second.model.blocks[0].attention_gate.tolist() == [0.25]
-
-
-def test_there_is_no_first_gate_to_open_in_a_model_without_gates(config: FlamingoConfig) -> None:
-    ungated = replace(config, cross_attention=replace(config.cross_attention, gating="none"))
-    with pytest.raises(ModelError, match=r"model\.first_gate is 0\.1, .*gating is 'none'"):
-        FlamingoTraining(ungated, first_gate=0.1)
-
-
 class Media(L.LightningDataModule):
     """Steps, and media to measure."""
 

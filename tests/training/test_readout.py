@@ -3,20 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.tiny import TINY_CONFIG
-from videoflamingo.errors import ModelError
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock
-from videoflamingo.models.flamingo import FlamingoConfig
 from videoflamingo.prompt import Text
 from videoflamingo.training.batch import Batch
 from videoflamingo.training.module import FlamingoTraining
-from videoflamingo.training.readout import matching_loss, readout_loss
+from videoflamingo.training.readout import readout_loss
 
 MakeModule = Callable[..., FlamingoTraining]
 MakeBatch = Callable[[int, int], Batch]
@@ -172,65 +169,3 @@ def test_the_resamplers_rate_is_a_share_of_the_others(make_module: MakeModule) -
     rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
     assert all(rates[id(value)] == pytest.approx(0.05) for value in module.model.resampler.parameters())
     assert {rates[id(value)] for value in module.model.blocks.parameters()} == {0.5}
-
-
-def test_a_name_is_to_look_at_what_is_said_of_it_and_a_first_word_at_names() -> None:
-    """Six latents in three parts and two pooled tokens: "1 2", "1 3", "1 2"; the other row's texts are all alike."""
-    torch.manual_seed(0)
-    block = GatedCrossAttentionBlock(4, 3, CrossAttentionConfig(num_heads=2, dim_head=3))
-    embedding, visual_tokens = nn.Embedding(10, 4), torch.randn(2, 8, 3)
-    expected = 0.0
-    for word, places in ((2, [0, 4]), (3, [2]), (1, [1, 3, 5])):
-        query = block.to_query(block.norm_text(embedding.weight[word])).view(2, 3)
-        keys = block.to_keys(block.norm_media(visual_tokens[0])).view(8, 2, 3)
-        given = [float((keys[:, head] @ query[head] / math.sqrt(3)).softmax(0)[places].sum()) for head in range(2)]
-        expected -= math.log(sum(given) / 2)
-    parts = [[[1, 2], [1, 3], [1, 2]], [[4, 5], [4, 5], [4, 5]]]
-    loss = matching_loss(visual_tokens, parts, block, embedding, num_latents=6)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_word_too_many_for_its_part_is_not_looked_for_and_one_alone_looks_at_nothing() -> None:
-    torch.manual_seed(0)
-    block = GatedCrossAttentionBlock(4, 3, CrossAttentionConfig(num_heads=2, dim_head=3))
-    embedding, visual_tokens = nn.Embedding(10, 4), torch.randn(1, 8, 3)
-    both = [[[1, 2], [1, 3, 4], [5]]]
-    cut = [[[1, 2], [1, 3], [5]]]
-    assert matching_loss(visual_tokens, both, block, embedding, 6) == matching_loss(
-        visual_tokens, cut, block, embedding, 6
-    )
-    assert float(matching_loss(visual_tokens, [[[1], [2], [3]]], block, embedding, num_latents=6)) == 0.0
-
-
-def test_words_that_learn_to_look_where_they_are_said_find_what_else_is_known_there(
-    make_module: MakeModule, make_batch: MakeBatch, config: FlamingoConfig
-) -> None:
-    first = replace(config, cross_attention=replace(config.cross_attention, first=0))
-    module, batch = make_module(config=first, readout_weight=1.0, matching_weight=2.0), make_batch(0, 3)
-    said = tuple((f" here {number}", f" gone {number + 1}") for number in range(3))
-    batch = replace(batch, texts=[replace(text, readouts=(own,)) for text, own in zip(batch.texts, said, strict=True)])
-    encoded = module.encoded(batch)
-    block = module.model.blocks[0]
-    parameters = [*block.to_query.parameters(), *block.to_keys.parameters()]
-    optimizer = torch.optim.SGD(parameters, 0.05)
-    module.train()
-    losses = []
-    for _ in range(8):
-        loss = module.losses(encoded)[1]
-        losses.append(float(loss.detach()))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < losses[0] - 0.1
-    module.eval()
-    assert float(module.losses(encoded)[1]) == 0.0
-
-
-@pytest.mark.parametrize(
-    "options", [{"objective": "readout", "readout_weight": 1.0}, {"readout_weight": 0.0}, {"readout_weight": 1.0}]
-)
-def test_matching_without_an_added_readout_or_a_first_block_is_refused(
-    make_module: MakeModule, options: dict[str, Any]
-) -> None:
-    with pytest.raises(ModelError, match=r"model\.matching_weight is 1\.0; it is added to the readout"):
-        make_module(matching_weight=1.0, **options)

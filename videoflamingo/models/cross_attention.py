@@ -94,14 +94,6 @@ class GatedCrossAttentionBlock(nn.Module):
         """`[..., D]` -> `[..., E]`: what text that attended to one visual token alone would get, before the gate."""
         return self.to_output(self.to_values(self.norm_media(visual_tokens.to(self.to_values.weight.dtype))))
 
-    def attention(self, text: Tensor, visual_tokens: Tensor) -> Tensor:
-        """`[J, E]` hidden states and, for each, `[J, N, D]` visual tokens -> `[J, H, N]`: where each head looks."""
-        normed = self.norm_media(visual_tokens.to(self.to_keys.weight.dtype))
-        keys = self.to_keys(normed).unflatten(-1, self.heads_shape)  # [J, N, H, d]
-        query = self.to_query(self.norm_text(text.to(self.to_query.weight.dtype))).unflatten(-1, self.heads_shape)
-        scores = torch.einsum("jhd,jnhd->jhn", query.float(), keys.float())
-        return (scores * self.heads_shape[1] ** -0.5).softmax(-1)
-
     def forward(self, text: Tensor, media: KeysValues | None, runs: MediaRuns | None) -> Tensor:
         """`[B, L, E]` -> `[B, L, E]`; without media, or where no text has one, only the gated feed-forward applies.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videoflamingo.errors import ModelError
 from videoflamingo.models.flamingo import Flamingo, FlamingoConfig
@@ -59,8 +59,6 @@ class FlamingoTraining(L.LightningModule):
             `videoflamingo.training.readout`).
         readout_weight: with `text`, how much of the warm-up's loss is added, so that visual tokens keep saying what
             they have learnt to say, and learn more of it; 0 = none, as in the paper.
-        matching_weight: how much of the matching loss is added to the readout's: names in the text are to look at the
-            visual tokens that say what they do. Needs a gated block before the first layer.
         loss_on: `all` text, the paper's objective, or `answers` only.
         trained: which parts are: the bridge, as in pretraining; with `vision` also the tower, as in the paper's
             fine-tuning (v1 4.3), whose weights checkpoints then hold. The language model is always frozen.
@@ -73,8 +71,6 @@ class FlamingoTraining(L.LightningModule):
         activation_checkpointing: recompute activations in the backward pass: less memory, more time, same gradients.
         compile_blocks: see `Flamingo.compile_blocks`.
         init_from: a checkpoint folder or bundled model whose trained weights are the start.
-        first_gate: what the first block's attention gate starts at instead, as a parameter, before tanh. A gate that
-            earlier training closed passes hardly a gradient to what its block writes, and stays closed.
 
     Attributes:
         updating: whether weights are half changed, so that nothing may be saved.
@@ -94,7 +90,6 @@ class FlamingoTraining(L.LightningModule):
         gradient_clip: float | None = 1.0,
         objective: Literal["text", "readout"] = "text",
         readout_weight: float = 0.0,
-        matching_weight: float = 0.0,
         loss_on: LossOn = "all",
         trained: list[TrainedPart] = list(BRIDGE),  # noqa: B006 (never changed; --help shows it)
         max_text_tokens: int | None = None,
@@ -104,7 +99,6 @@ class FlamingoTraining(L.LightningModule):
         activation_checkpointing: bool = False,
         compile_blocks: bool = False,
         init_from: str | None = None,
-        first_gate: float | None = None,
     ) -> None:
         super().__init__()
         unknown = [part for part in trained if part not in get_args(TrainedPart)]
@@ -114,16 +108,6 @@ class FlamingoTraining(L.LightningModule):
             raise ModelError(f"model.max_text_tokens is {max_text_tokens}; give 1 or more, or null")
         if gradient_clip is not None and gradient_clip <= 0:
             raise ModelError(f"model.gradient_clip is {gradient_clip}; give a norm above 0, or null for no limit")
-        if matching_weight and (objective == "readout" or not readout_weight or config.cross_attention.first):
-            raise ModelError(
-                f"model.matching_weight is {matching_weight}; it is added to the readout of objective: text, so give "
-                "readout_weight a number above 0, and config.cross_attention.first 0, or leave it out"
-            )
-        if first_gate is not None and config.cross_attention.gating != "tanh":
-            raise ModelError(
-                f"model.first_gate is {first_gate}, but config.cross_attention.gating is "
-                f"{config.cross_attention.gating!r}, without gates; leave first_gate out"
-            )
         self.automatic_optimization = False  # a step has several backward passes, of weighted losses
         # Frozen weights are not in checkpoints; on_load_checkpoint is strict about the rest.
         self.strict_loading = False
@@ -136,7 +120,6 @@ class FlamingoTraining(L.LightningModule):
         self.gradient_clip = gradient_clip
         self.objective = objective
         self.readout_weight = readout_weight
-        self.matching_weight = matching_weight
         self.loss_on = loss_on
         self.trained = tuple(trained)
         self.max_text_tokens = max_text_tokens
@@ -146,7 +129,6 @@ class FlamingoTraining(L.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.compile_blocks = compile_blocks
         self.init_from = init_from
-        self.first_gate = first_gate
         self.flamingo: Flamingo | None = None
         self.updating = False
         self._measured: dict[str, Tensor] = {}  # in validation and test: dataset -> sums, see _measure
@@ -170,8 +152,6 @@ class FlamingoTraining(L.LightningModule):
             from videoflamingo.models.checkpoint import load_trainable
 
             load_trainable(flamingo, self.init_from, as_start=True)
-        if self.first_gate is not None:
-            nn.init.constant_(cast(Any, flamingo.blocks[0]).attention_gate, self.first_gate)
         # Each process has its own, equal ones of these, and some are no floats, which could not be sent.
         frozen = [name for name, value in self.named_parameters() if not value.requires_grad]
         self._ddp_params_and_buffers_to_ignore = [*frozen, *(name for name, _ in self.named_buffers())]
@@ -238,9 +218,7 @@ class FlamingoTraining(L.LightningModule):
             return said, torch.zeros_like(said)
         total = text_loss(self.model, encoded, tokens_for_text(self.model, encoded, tokens))
         adds_readout = self.readout_weight > 0 and self.training
-        if not adds_readout:
-            return total, torch.zeros_like(total)
-        return total, said_loss(self.model, encoded, tokens, self.matching_weight)
+        return total, said_loss(self.model, encoded, tokens) if adds_readout else torch.zeros_like(total)
 
     def counts(self, encoded: EncodedBatch) -> tuple[int, int]:
         """What the two losses are sums over."""

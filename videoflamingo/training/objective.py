@@ -21,7 +21,7 @@ from videoflamingo.prompt import (
 )
 from videoflamingo.training.batch import Batch
 from videoflamingo.training.feature_cache import encode_frames
-from videoflamingo.training.readout import matching_loss, num_said, readout_loss
+from videoflamingo.training.readout import num_said, readout_loss
 
 LossOn = Literal["all", "answers"]
 
@@ -127,11 +127,8 @@ def text_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> 
     return model.loss(ids, index, labels, visual_tokens=tokens, attention_mask=mask)[0]
 
 
-def said_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None, matching_weight: float = 0.0) -> Tensor:
+def said_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> Tensor:
     """The warm-up's summed loss, float32 `[]`; see `videoflamingo.training.readout`.
-
-    Args:
-        matching_weight: how much of the matching loss is added.
 
     Raises:
         ModelError: if a text has no medium to say it.
@@ -140,9 +137,7 @@ def said_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None, mat
     own = model.config.resampler.num_latents  # pooled tokens, which come after them, have no words
     if not encoded.readouts:  # no text on this process: a zero through all that is trained
         unseen = model.unseen_visual_tokens()[:, 0]  # [1, N, D]
-        said = readout_loss(unseen[:, :own], [[[0]]], blocks, embedding)[0] + unseen[:, own:].sum()
-        matched = matching_loss(unseen, [[[0], []]], blocks[0], embedding, own) if matching_weight else 0.0
-        return (said + matched) * 0
+        return (readout_loss(unseen[:, :own], [[[0]]], blocks, embedding)[0] + unseen[:, own:].sum()) * 0
     if tokens is None or bool((encoded.batch.frame_index[:, 0] < 0).all(-1).any()):
         raise ModelError(
             "the warm-up (objective: readout, or readout_weight) needs a medium in every text; use texts that have "
@@ -152,10 +147,7 @@ def said_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None, mat
     rows, numbers = zip(*media, strict=True)
     parts = [texts for of_media in encoded.readouts for texts in of_media]
     shown = tokens[list(rows), list(numbers)]  # [media, N, D]
-    said = readout_loss(shown[:, :own], parts, blocks, embedding)[0] + shown[:, own:].sum() * 0
-    if not matching_weight:
-        return said
-    return said + matching_weight * matching_loss(shown, parts, blocks[0], embedding, own)
+    return readout_loss(shown[:, :own], parts, blocks, embedding)[0] + shown[:, own:].sum() * 0
 
 
 def answer_place(segments: Sequence[Segment]) -> int | None:

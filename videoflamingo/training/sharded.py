@@ -44,7 +44,7 @@ def shard(module: "FlamingoTraining", mesh: "DeviceMesh") -> None:
         fully_shard(layer, mesh=mesh)
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
-        for method in ("keys_values", "written", "attention"):
+        for method in ("keys_values", "written"):
             register_fsdp_forward_method(block, method)
     whole = {parameter for parameter in module.parameters() if not parameter.requires_grad and not is_cut(parameter)}
     fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=whole)

@@ -1,7 +1,7 @@
 """Episodes: what is told before counts, what cannot be known does not, and clips show what their answers say."""
 
 from collections import Counter
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -240,28 +240,10 @@ def test_asked_about_stills_one_after_the_other_the_answers_are_what_was_seen() 
                 first, last = sorted(named, key=shown.index)
                 assert answer.strip() == (first if "first" in question else last)
                 places["within" if answer.strip() in shown[1:-1] else "end"] += 1
-    assert 0.25 < places["when"] / places.total() < 0.35
+    assert 0.2 < places["when"] / places.total() < 0.3
     assert 0.15 < places["next"] / places.total() < 0.25
     assert 0.42 < places["within"] / (places["within"] + places["end"]) < 0.58
     assert len(orders) > places.total() / 2
-
-
-@pytest.mark.parametrize("kind", ["sequence", "order", "which", "clip"])
-def test_visual_tokens_can_say_which_place_each_has(kind: Any) -> None:
-    """One run of frames after the other is told apart by its place; what does something is told as it always is."""
-    told: Counter[str] = Counter()
-    for text, plain in zip(of_kind(episodes(places_said=True), kind), of_kind(episodes(), kind), strict=True):
-        assert (text.segments, text.media) == (plain.segments, plain.media)
-        for request, said, otherwise in zip(text.media, text.readouts, plain.readouts, strict=True):
-            assert [one.split(maxsplit=1)[1] for one in said] == [one.split(maxsplit=1)[1] for one in otherwise]
-            runs = [one for one, _ in groupby(said)]
-            if kind == "clip" and "-sequence." not in str(request.source):
-                assert said == otherwise
-            elif len(runs) > 1:
-                assert {one.split()[0] for one in otherwise} == {"still"}
-                assert [one.split()[0] for one in runs] == [*PLACES[: len(runs) - 1], "last"]
-                told[kind] += 1
-    assert told[kind] > 5
 
 
 @pytest.mark.parametrize(("option", "share"), [("within_share", -0.1), ("pooled_only_share", 1.5)])
