@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.world.drawings import Drawing, with_article
 from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
 from datamodules.world.photo_films import PhotoFilm
-from datamodules.world.questions import COMPARING, asked_of_order, comparing_question, questions, readout
+from datamodules.world.questions import COMPARING, comparing_question, questions, readout
 from datamodules.world.rules import RULES, sample_rule
 from datamodules.world.scene import SAMPLED_FRAMES
 from datamodules.world.shapes import QUESTIONS, Chunk, Shape, Shown, different, named_by_shots, one_of
@@ -45,8 +45,11 @@ TURNED_SHARE = 0.5  # of the pictures in a `name` episode, where there are turne
 CUT_SHARE = 0.4  # of `film` episodes, where they may have cuts: one class' parts are of one film or another
 NUM_CUTS = 5
 PHOTO_SHARE = 0.6  # of `film` episodes, where there are films of photographs
+MIXED_SHARE = 0.6  # of `film` episodes, where there are montages: each class is one, or a film of photographs
 # Backgrounds of a stage, and films, from which on a series has its own.
 SERIES_BACKGROUNDS, SERIES_FILMS = 100, 10_000
+# Of the questions in a `sequence` episode, which of two comes first or last; of these, the right one neither of all.
+ORDER_SHARE, SEQUENCE_WITHIN_SHARE = 0.8, 0.5
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
 
 
@@ -57,7 +60,7 @@ class ChunkMaker:
     Args:
         world: whose scenes are asked about.
         folder, num_movers, num_casts, num_films, backgrounds, frame_size, turned_backgrounds, films_cut,
-            num_photo_films, places_only, within_share, series: see `EpisodeTexts`.
+            num_photo_films, num_montages, places_only, within_share, series: see `EpisodeTexts`.
         family_chances: of each family of motions; they sum to 1.
     """
 
@@ -72,6 +75,7 @@ class ChunkMaker:
     turned_backgrounds: int = 0
     films_cut: bool = False
     num_photo_films: int = 0
+    num_montages: int = 0
     places_only: bool = False
     within_share: float | None = None
     series: int = 0
@@ -115,6 +119,8 @@ class ChunkMaker:
                 yield Stage("turned", drawn, group, background, self.frame_size)
         for number in self._films(split, self.num_photo_films):
             yield PhotoFilm(drawn, number, self.frame_size, self.places_only)
+        for number in self._films(split, self.num_montages):
+            yield PhotoFilm(drawn, number, self.frame_size, montage=True)
 
     def _named(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         chunks = []
@@ -154,12 +160,13 @@ class ChunkMaker:
         return chunks
 
     def _in_sequence(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
-        """Of three or four of a cast one after the other, in any order: when one comes, which of two, what next."""
+        """Of three or four of a cast one after the other, in any order: which of two, or what next."""
         chunks = []
         for cast in different(range(self._num_casts(split)), shape.num_chunks, rng, "casts", "num_casts"):
             stage = Stage("cast", self._drawn(split), cast, self._background(rng), self.frame_size)
             scene, frames = sequence_of_cast(stage, rng)
-            asked = asked_of_order(scene, rng)
+            skill = "order" if rng.random() < ORDER_SHARE else "next"
+            asked = comparing_question(scene, skill, SEQUENCE_WITHIN_SHARE, rng)
             request = stage.request(self.folder, frames)
             chunks.append(Chunk(request, asked.question, asked.answer, True, readout(scene)))
         return chunks
@@ -216,6 +223,8 @@ class ChunkMaker:
         return named_by_shots(shape, rng, show)
 
     def _in_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        if self.num_montages and rng.random() < MIXED_SHARE:
+            return self._in_mixed_films(split, shape, rng)
         if self.num_photo_films and (not self.num_films or rng.random() < PHOTO_SHARE):
             return self._in_photo_films(split, shape, rng)
         cut = NUM_CUTS if self.films_cut and rng.random() < CUT_SHARE else 0
@@ -230,17 +239,28 @@ class ChunkMaker:
         return named_by_shots(shape, rng, show)
 
     def _in_photo_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        films = self._photo_films(split, shape, rng)
+        return named_by_shots(shape, rng, lambda of_class: self._part_of(films[of_class], rng))
+
+    def _photo_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[PhotoFilm]:
         numbers = self._films(split, self.num_photo_films)
-        films = [
+        return [
             PhotoFilm(self._drawn(split), number, self.frame_size, self.places_only)
             for number in different(numbers, shape.num_classes, rng, "films of photographs", "num_photo_films")
         ]
 
-        def show(of_class: int) -> Shown:
-            film = films[of_class]
-            return film.request(self.folder, tuple(at - 1 for at in frames_of_film(rng))), film.words()
+    def _in_mixed_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        """Of photographs or, rather, montages, whose parts are alike only beside those of others."""
+        numbers = different(self._films(split, self.num_montages), shape.num_classes, rng, "montages", "num_montages")
+        montages = [PhotoFilm(self._drawn(split), number, self.frame_size, montage=True) for number in numbers]
+        films = self._photo_films(split, shape, rng) if self.num_photo_films else montages
+        chosen = [one_of(pair, rng) for pair in zip(montages, films, strict=True)]
+        return named_by_shots(shape, rng, lambda of_class: self._part_of(chosen[of_class], rng))
 
-        return named_by_shots(shape, rng, show)
+    def _part_of(self, film: Stage | PhotoFilm, rng: np.random.Generator) -> Shown:
+        if isinstance(film, Stage):
+            return film.request(self.folder, frames_of_film(rng)), words_of_film(film)
+        return film.request(self.folder, tuple(at - 1 for at in frames_of_film(rng))), film.words()
 
     def _moving(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         family = one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))

@@ -7,8 +7,8 @@ time (`motion`, `order`), or a way to answer is shown by examples and never said
 again within a text (bursty, as in Chan et al. 2022, arXiv:2205.05055), and the loss counts on answers that the text has
 told before. `ask` are examples of questions as a few-shot benchmark puts them, `name` pictures with their true names,
 `doer` videos with the true name of what moves or does something, `which` videos of drawings one after the other with
-which of two comes first or last, or what comes right after one. `sequence` asks the same, and when one comes ("first"
-to "last"), of casts' stills put one after the other: in any order, so that none can be known by heart.
+which of two comes first or last, or what comes right after one. `sequence` asks the same of casts' stills put one after
+the other: in any order, so that none can be known by heart.
 """
 
 from collections.abc import Iterator
@@ -47,6 +47,8 @@ class EpisodeTexts(Texts):
             Debian packages, see `datamodules.world.photo_films`.
         places_only: whether the views of a film of photographs have only their place in common, and different things
             before it, so that names of things do not tell films apart.
+        num_montages: films put together from photographs of many places, 80 kB each, which have colours and contrast in
+            common and nothing else.
         pooled_only_share: of the `film` episodes, how many are `PlannedText.pooled_only`: how places look must do.
         within_share: where a `which` episode asks which of two came first or last, in how many of the questions the
             right one is neither first nor last of all. None asks as questions come, where what is first or last of
@@ -78,6 +80,7 @@ class EpisodeTexts(Texts):
         num_films: int = 0,
         films_cut: bool = False,
         num_photo_films: int = 0,
+        num_montages: int = 0,
         places_only: bool = False,
         pooled_only_share: float = 0.0,
         within_share: float | None = None,
@@ -104,6 +107,7 @@ class EpisodeTexts(Texts):
             ("backgrounds", backgrounds, 1, SERIES_BACKGROUNDS),
             ("num_films", num_films, 0, SERIES_FILMS),
             ("num_photo_films", num_photo_films, 0, SERIES_FILMS),
+            ("num_montages", num_montages, 0, SERIES_FILMS),
             ("turned_backgrounds", turned_backgrounds, 0, SERIES_BACKGROUNDS),
             ("pictures_per_step", pictures_per_step, 32, 100_000),
             ("videos_per_step", videos_per_step, 12, 100_000),
@@ -114,7 +118,7 @@ class EpisodeTexts(Texts):
         for option, share in (("pooled_only_share", pooled_only_share), ("within_share", within_share)):
             if share is not None and not 0 <= share <= 1:
                 raise UsageError(f"episodes: {option} is {share}; give a share from 0 to 1, or leave it out")
-        filmed = num_films or num_photo_films
+        filmed = num_films or num_photo_films or num_montages
         self.shares: dict[EpisodeKind, float] = shares or {kind: float(kind != "film" or filmed) for kind in SHAPES}
         wrong = {kind: share for kind, share in self.shares.items() if kind not in SHAPES or share < 0}
         if wrong or not any(self.shares.values()):
@@ -152,6 +156,7 @@ class EpisodeTexts(Texts):
             turned_backgrounds=turned_backgrounds,
             films_cut=films_cut,
             num_photo_films=num_photo_films,
+            num_montages=num_montages,
             places_only=places_only,
             within_share=within_share,
             series=series,
@@ -169,6 +174,7 @@ class EpisodeTexts(Texts):
             f"episodes in {self.folder}, about {self.maker.num_movers:,} drawings that do something and "
             f"{self.maker.num_casts:,} casts of four, each on {self.maker.backgrounds} backgrounds, "
             f"{self.maker.num_films:,} films, {self.maker.num_photo_films:,} of photographs, "
+            f"{self.maker.num_montages:,} montages, "
             f"the casts turned on {self.maker.turned_backgrounds} backgrounds, and {self.world}"
         )
 
@@ -178,7 +184,7 @@ class EpisodeTexts(Texts):
         Raises:
             UsageError: before any is made, if films are to be put together from photographs that are not installed.
         """
-        if self.maker.num_photo_films:
+        if self.maker.num_photo_films or self.maker.num_montages:
             cut_outs()
             landscapes()
         stages = [stage for split in SPLITS for stage in self.stages(split)]

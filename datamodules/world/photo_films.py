@@ -2,11 +2,13 @@
 
 Photographs of single things, cut out, move before one of a landscape, or of a thing from very near, while the camera
 passes. Each film has three views of the same place, as films are cut, with the same things in it or, in those of
-places only, with other ones: what its parts have in common is how they look. The photographs are those of two Debian
-packages (GPL-2), which `PACKAGES` names; none is kept here.
+places only, with other ones: what its parts have in common is how they look. A montage has views of other places, too,
+and only their colours and contrast are one film's. The photographs are those of two Debian packages (GPL-2), which
+`PACKAGES` names; none is kept here.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -32,6 +34,7 @@ LANDSCAPES = Path("/usr/share/backgrounds/mate/nature")
 VIEWS = 3
 VIEW_FRAMES = SAMPLED_FRAMES
 FILM_FRAMES = VIEWS * VIEW_FRAMES
+MONTAGE_VIEWS = 4  # in as many frames
 NEAR_SHARE = 0.6  # of films before a thing from very near
 NEAR_SIDE = 0.4  # of the cut-out's shorter side
 NEAR_TRIES = 30
@@ -41,6 +44,8 @@ SIZES = (0.25, 0.9)  # of the frame
 WINDOWS = (0.35, 0.9)  # of the backdrop's shorter side, that a view shows
 CAMERA_STEP, ZOOM_STEP, OWN_STEP = 0.012, 0.012, 0.03  # from frame to frame, at most
 TINT, COLOURFULNESS = 0.08, (0.5, 1.1)
+MONTAGE_TINT, MONTAGE_COLOURFULNESS, MONTAGE_CONTRAST = 0.15, (0.1, 1.3), (0.6, 1.2)
+GREY = 127.5
 PHOTO_DRAW = 0x70686F74
 
 
@@ -53,12 +58,14 @@ class PhotoFilm:
         number: its seed.
         size: pixels of the square frame's side.
         place_only: whether each view has things of its own.
+        montage: whether each has a place of its own, too, and the film colours and contrast.
     """
 
     split: str
     number: int
     size: int = 192
     place_only: bool = False
+    montage: bool = False
 
     def path(self, folder: Path) -> Path:
         """Where it lies below a folder.
@@ -66,7 +73,7 @@ class PhotoFilm:
         >>> PhotoFilm("train", 7).path(Path("world")).as_posix()
         'world/train-photo-film-192-v1/000/00007.mp4'
         """
-        kind = "photo-place" if self.place_only else "photo-film"
+        kind = "photo-montage" if self.montage else "photo-place" if self.place_only else "photo-film"
         name = f"{self.split}-{kind}-{self.size}-v{PHOTO_FILMS_VERSION}"
         return folder / name / f"{self.number // FOLDER_FILES:03d}" / f"{self.number:05d}.mp4"
 
@@ -80,8 +87,8 @@ class PhotoFilm:
         return _chosen(self._rng(0))
 
     def words(self) -> tuple[str, ...]:
-        """What there is to say of each of 8 frames: what it shows, again and again; of a place, nothing."""
-        if self.place_only:
+        """What there is to say of each of 8 frames: what it shows, again and again; of places, nothing."""
+        if self.place_only or self.montage:
             return (" here",) * SAMPLED_FRAMES
         names = [_name(path) for path in self.cast]
         return tuple(f" here {names[at % len(names)]}" for at in range(SAMPLED_FRAMES))
@@ -89,16 +96,27 @@ class PhotoFilm:
     def write(self, path: Path) -> None:
         """Make the file."""
         rng = self._rng(1)
+        if self.montage:
+            write_frames(self._montage(rng), path, FRAMES_PER_SECOND)
+            return
         backdrop = _backdrop(rng)
         gains, colourfulness = np.exp(rng.normal(0.0, TINT, 3)), rng.uniform(*COLOURFULNESS)
-        shown = (frame for _ in range(VIEWS) for frame in self._view(backdrop, rng))
+        shown = (frame for _ in range(VIEWS) for frame in self._view(backdrop, VIEW_FRAMES, rng))
         write_frames((_tinted(frame, gains, colourfulness) for frame in shown), path, FRAMES_PER_SECOND)
 
-    def _view(self, backdrop: "Picture", rng: np.random.Generator) -> list[np.ndarray]:
+    def _montage(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Views of other places and things, in one film's colours and contrast."""
+        gains = np.exp(rng.normal(0.0, MONTAGE_TINT, 3))
+        colourfulness, contrast = rng.uniform(*MONTAGE_COLOURFULNESS), rng.uniform(*MONTAGE_CONTRAST)
+        for _ in range(MONTAGE_VIEWS):
+            for frame in self._view(_backdrop(rng), FILM_FRAMES // MONTAGE_VIEWS, rng):
+                yield _tinted(GREY + contrast * (frame - GREY), gains, colourfulness)
+
+    def _view(self, backdrop: "Picture", num_frames: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Some of the cast, elsewhere, before another part of the backdrop."""
         from PIL import Image
 
-        cast = _chosen(rng) if self.place_only else self.cast
+        cast = _chosen(rng) if self.place_only or self.montage else self.cast
         count = int(rng.integers((len(cast) + 1) // 2, len(cast) + 1))
         chosen = [cast[index] for index in rng.permutation(len(cast))[:count]]
         sprites = [_sprite(path, float(rng.uniform(*SIZES)) * self.size, rng) for path in chosen]
@@ -108,7 +126,7 @@ class PhotoFilm:
         centre, window = rng.random(2), rng.uniform(*WINDOWS)
         zoom = 1.0 + rng.uniform(-ZOOM_STEP, ZOOM_STEP)
         frames = []
-        for at in range(VIEW_FRAMES):
+        for at in range(num_frames):
             side = min(1.0, window * zoom**at) * min(backdrop.size)
             corner = np.clip(centre + at * CAMERA_STEP * camera, 0.0, 1.0) * (np.array(backdrop.size) - side)
             box = (*corner, *(corner + side))
@@ -120,7 +138,7 @@ class PhotoFilm:
         return frames
 
     def _rng(self, part: int) -> np.random.Generator:
-        return np.random.default_rng([PHOTO_DRAW, int(self.split == "held_out"), self.number, part])
+        return np.random.default_rng([PHOTO_DRAW, int(self.split == "held_out"), self.number, part + 2 * self.montage])
 
 
 @cache

@@ -29,14 +29,12 @@ WORDINGS = {
     "last": ("Which comes last, the {first} or the {second}?", "What appears last, the {first} or the {second}?"),
     "next": ("What comes right after the {name}?", "What follows the {name}?"),
     "place": ("What comes {place}?", "What appears {place}?"),
-    "when": ("When does the {name} come?", "When does the {name} appear?"),
     "count": ("How many things appear?", "How many things are shown?"),
     "event": ("What does the {name} do?", "What does the {name} do here?"),
     "mover": ("Which one moves {direction}?", "What moves {direction}?"),
 }
 SKILLS = ("object", "direction", "speed", "order", "next", "place", "count", "event", "mover")
 COMPARING = ("order", "next")
-ORDER_CHANCES = {"when": 0.25, "order": 0.55, "next": 0.2}  # what `asked_of_order` asks
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Question:
     """One question about a scene.
 
     Args:
-        skill: what it takes, one of `SKILLS`, or `when`, which only `asked_of_order` asks.
+        skill: what it takes, one of `SKILLS`.
         question: a sentence with its question mark.
         answer: lower-case, without article and full stop; one of `choices`.
         choices: the possible answers, each once; names in random order.
@@ -172,19 +170,6 @@ def _about_sequence(scene: Scene, rng: np.random.Generator) -> list[Question]:
     word, name = by_place[rng.integers(len(by_place))]
     asked.append(Question("place", _worded("place", rng, place=word), name, _name_choices(scene, names, rng)))
     return asked
-
-
-def asked_of_order(scene: Scene, rng: np.random.Generator) -> Question:
-    """Of drawings one after the other, three or more: when one comes, which of two, or what comes after one.
-
-    Of the questions which of two comes first or last, the right one is first or last of all in half.
-    """
-    skill = str(rng.choice(list(ORDER_CHANCES), p=list(ORDER_CHANCES.values())))
-    if skill in COMPARING:
-        return comparing_question(scene, skill, 0.5, rng)
-    names, at = [actor.name for actor in scene.actors], int(rng.integers(len(scene.actors)))
-    words = (*PLACES[: len(names) - 1], "last")
-    return Question("when", _worded("when", rng, name=names[at]), words[at], words)
 
 
 def comparing_question(scene: Scene, skill: str, within_share: float, rng: np.random.Generator) -> Question:

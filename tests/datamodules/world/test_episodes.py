@@ -12,7 +12,6 @@ from datamodules.world import photo_films
 from datamodules.world.episodes import EpisodeTexts
 from datamodules.world.motions import FAMILIES, sample_motions
 from datamodules.world.names import made_up_names
-from datamodules.world.questions import PLACES
 from datamodules.world.rules import RULES, rules
 from datamodules.world.sampling import sample_scene
 from datamodules.world.shapes import SHAPES, bursty
@@ -229,18 +228,13 @@ def test_asked_about_stills_one_after_the_other_the_answers_are_what_was_seen() 
             assert counts
             assert len(shown) in (3, 4)
             named = [name for name in shown if f"the {name} " in question or f"the {name}?" in question]
-            if question.startswith("Question: When"):
-                places["when"] += 1
-                words = (*PLACES[: len(shown) - 1], "last")
-                assert [answer.strip()] == [words[shown.index(name)] for name in named]
-            elif "right after" in question or "follows" in question:
+            if "right after" in question or "follows" in question:
                 places["next"] += 1
                 assert [answer.strip()] == [shown[shown.index(name) + 1] for name in named]
             else:
                 first, last = sorted(named, key=shown.index)
                 assert answer.strip() == (first if "first" in question else last)
                 places["within" if answer.strip() in shown[1:-1] else "end"] += 1
-    assert 0.2 < places["when"] / places.total() < 0.3
     assert 0.15 < places["next"] / places.total() < 0.25
     assert 0.42 < places["within"] / (places["within"] + places["end"]) < 0.58
     assert len(orders) > places.total() / 2
@@ -295,13 +289,33 @@ def test_names_go_with_films_of_photographs_of_which_parts_are_shown(photographs
     assert sum("photo-film" in str(media.source) for media in texts.media("train")) == 30
 
 
+def test_montages_are_shown_among_each_other_and_beside_films_of_one_place(photographs: Path) -> None:
+    texts = episodes(num_films=30, num_photo_films=30, num_montages=30, places_only=True)
+    assert sum("train-photo-montage" in str(media.source) for media in texts.media("train")) == 30
+    together: Counter[tuple[bool, bool]] = Counter()  # whether there are montages, and others
+    for split in ("train", "validate"):
+        for text in of_kind(texts, "film", 60, split=split):
+            named: dict[str, set[str]] = {}
+            for (answer, _), request in zip(answers(text), text.media, strict=True):
+                named.setdefault(answer, set()).add(str(request.source))
+                assert ("held_out" in str(request.source)) == (split != "train")
+            assert all(len(own) == 1 for own in named.values())
+            files = set.union(*named.values())
+            assert len(files) == len(named)
+            montages = sum("photo-montage" in file for file in files)
+            together[montages > 0, montages < len(files)] += 1
+    assert together[True, True] > together[True, False] > 0
+    assert 0.45 < (together[True, True] + together[True, False]) / together.total() < 0.75
+
+
+@pytest.mark.parametrize("option", ["num_photo_films", "num_montages"])
 def test_photographs_that_are_not_installed_are_missed_before_any_file_is_made(
-    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(photo_films, "LANDSCAPES", tmp_path / "none")
     photo_films.landscapes.cache_clear()
     with pytest.raises(UsageError, match="apt-get install"):
-        episodes(tmp_path / "world", num_photo_films=30).prepare()
+        episodes(tmp_path / "world", **{option: 30}).prepare()
     assert not (tmp_path / "world").exists()
 
 

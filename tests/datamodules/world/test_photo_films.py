@@ -62,6 +62,28 @@ def test_of_a_place_there_is_nothing_to_say_and_each_view_has_other_things(photo
     assert not np.array_equal(*(frames(film, tmp_path) for film in films))
 
 
+def test_views_of_a_montage_are_of_other_places_in_one_tint(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photo_films, "MONTAGE_COLOURFULNESS", (0.0, 0.0))  # so that only the tint is left
+    monkeypatch.setattr(photo_films, "MONTAGE_TINT", 0.3)
+    casts, cuts, others = [], [], []
+    for number in range(6):
+        film = PhotoFilm("train", number, SIZE, montage=True)
+        assert film.words() == (" here",) * 8
+        shown = frames(film, tmp_path).astype(float)
+        steps = np.abs(np.diff(shown, axis=0)).reshape(FILM_FRAMES - 1, -1).mean(-1)
+        at_cut = np.arange(1, FILM_FRAMES) % 6 == 0
+        cuts += steps[at_cut].tolist()
+        others += steps[~at_cut].tolist()
+        red, green, blue = shown.mean((2, 3)).T
+        casts.append(np.stack([np.log(red / green), np.log(blue / green)]))
+        assert casts[-1].std(-1).max() < 0.04
+    assert np.median(cuts) > 1.5 * np.median(others)
+    assert np.mean(casts, -1).std(0).min() > 0.1
+    assert len({film.path(tmp_path) for film in (PhotoFilm("train", 1, montage=at) for at in (False, True))}) == 2
+
+
 def test_only_photographs_are_used(photographs: Path) -> None:
     assert [path.stem for path in cut_outs()] == ["bald_eagle-2", "cow", "fig", "plum", "rose", "van"]
     assert [path.stem for path in landscapes()] == ["hill", "lake"]
