@@ -101,16 +101,16 @@ def visual_tokens(model: Flamingo, batch: Batch) -> Tensor | None:
 def tokens_for_text(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> Tensor | None:
     """Visual tokens as the text sees them, `[B, M, N, D]`.
 
-    For texts that are `pooled_only`, pooled tokens, again and again, take the places of the latents.
+    For texts that are `pooled_only`, latents are those of other media, which mislead.
     """
     pooled_only = torch.tensor([text.pooled_only for text in encoded.batch.texts])
     latents = model.config.resampler.num_latents
     if tokens is None or not model.config.resampler.pooled_side or not pooled_only.any():
         return tokens
-    pooled = tokens[:, :, latents:]
-    times = -(-tokens.shape[2] // pooled.shape[2])
-    alone = pooled.repeat(1, 1, times, 1)[:, :, : tokens.shape[2]]
-    return torch.where(pooled_only.to(tokens.device)[:, None, None, None], alone, tokens)
+    batch, num_media = tokens.shape[:2]
+    of_others = tokens.detach()[:, :, :latents].flatten(0, 1).roll(1 + (num_media if batch > 1 else 0), 0)
+    misled = torch.cat([of_others.unflatten(0, (batch, num_media)), tokens[:, :, latents:]], 2)
+    return torch.where(pooled_only.to(tokens.device)[:, None, None, None], misled, tokens)
 
 
 def text_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> Tensor:

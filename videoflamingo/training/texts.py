@@ -45,8 +45,9 @@ class PlannedText:
             text by an equal part of them, in order. Empty = the first answer, by all of the first medium's.
         media_of_text: whether text belongs to the medium before it or after it.
         place: `FILE:LINE` or the like, for messages.
-        pooled_only: whether the answers are to be told by pooled visual tokens alone, where the model has some, so that
-            it learns to use them where latents would do as well (see `ResamplerConfig.pooled_side`).
+        pooled_only: whether the answers are to be told by pooled visual tokens alone, where the model has some (see
+            `ResamplerConfig.pooled_side`): its latents are those of other media, as what latents say of media like none
+            they were trained on may mislead.
 
     Raises:
         ValueError: if there are not as many media, or not as many of what they must say, as places for them.
