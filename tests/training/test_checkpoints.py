@@ -10,7 +10,6 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from tests.training.conftest import steps_loader
 from tests.training.test_loop_position import Data
 from videoflamingo.errors import UsageError
 from videoflamingo.training.checkpoint_files import (
@@ -94,21 +93,6 @@ def test_steps_and_the_end_are_saved_and_the_newest_stay(tmp_path: Path) -> None
     assert not any(map(problem_of, step_files(tmp_path)))
     fit(Checkpoints(str(tmp_path / "one"), every_num_steps=1, keep=1))
     assert names(tmp_path / "one") == ["step-00000006.ckpt"]
-
-
-def test_trained_weights_of_saves_by_steps_may_stay(
-    tmp_path: Path, make_module: Callable[[], L.LightningModule]
-) -> None:
-    for keep in (False, True):
-        torch.manual_seed(0)
-        callback = Checkpoints(str(tmp_path / str(keep)), every_num_steps=2, keep_trainable=keep)
-        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = L.Trainer(accelerator="cpu", max_steps=3, callbacks=[callback], **options)
-        trainer.fit(make_module(), steps_loader())
-    weights = {path.parent.name: path.read_bytes() for path in tmp_path.glob("True/*/trainable.safetensors")}
-    assert weights.keys() == {"trainable-00000002", "trainable"}
-    assert weights["trainable"] != weights["trainable-00000002"]
-    assert [path.name for path in tmp_path.glob("False/*") if path.is_dir()] == ["trainable"]
 
 
 def test_a_run_is_saved_when_time_has_passed(tmp_path: Path) -> None:

@@ -54,8 +54,6 @@ class Checkpoints(Checkpoint):
         every_minutes: time between two saves; None for none by time.
         keep: the newest so many whole checkpoints stay.
         save_trainable: whether to write `folder/trainable`.
-        keep_trainable: whether what is written there at each `every_num_steps` also stays, as
-            `folder/trainable-00000100`, for `videoflamingo average`.
         requeue: whether SIGUSR1 makes Slurm start the job again.
 
     Raises:
@@ -69,7 +67,6 @@ class Checkpoints(Checkpoint):
         every_minutes: float | None = 15,
         keep: int = 2,
         save_trainable: bool = True,
-        keep_trainable: bool = False,
         requeue: bool = True,
     ) -> None:
         for name, value, wrong in (
@@ -83,7 +80,7 @@ class Checkpoints(Checkpoint):
         self.folder = Path(folder).expanduser()
         self.every_num_steps = every_num_steps
         self.every_minutes = every_minutes
-        self.save_trainable, self.keep_trainable = save_trainable, keep_trainable
+        self.save_trainable = save_trainable
         self.requeue = requeue
         self._kept = KeptCheckpoints(self.folder, keep)
         self._signals = StopSignals()
@@ -126,7 +123,7 @@ class Checkpoints(Checkpoint):
         asked = self._agreed(trainer)
         if asked > TIME_TO_SAVE:
             self._stop(trainer, pl_module, asked)
-        if asked or self._is_due_by_steps(trainer):
+        if asked or (self.every_num_steps is not None and trainer.global_step % self.every_num_steps == 0):
             self._try_to_save(trainer, pl_module)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -229,16 +226,10 @@ class Checkpoints(Checkpoint):
         return failure
 
     def _write_trainable(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        kept = self.keep_trainable and self._is_due_by_steps(trainer)
-        names = ["trainable"] * self.save_trainable + [f"trainable-{trainer.global_step:08d}"] * kept
-        if names and isinstance(pl_module, FlamingoTraining):
+        if self.save_trainable and isinstance(pl_module, FlamingoTraining):
             state = pl_module.trainable_state()  # all processes take part
             if trainer.is_global_zero:
-                for name in names:
-                    write_checkpoint(pl_module.config, state, self.folder / name, torch.float16)
-
-    def _is_due_by_steps(self, trainer: L.Trainer) -> bool:
-        return self.every_num_steps is not None and trainer.global_step % self.every_num_steps == 0
+                write_checkpoint(pl_module.config, state, self.folder / "trainable", torch.float16)
 
 
 def checkpoint_to_resume(config: Any, *, must_exist: bool = False) -> str | None:
