@@ -44,7 +44,7 @@ help:
 	@echo "make bench         run the benchmarks; results are appended to benchmarks/results"
 	@echo "make prove         long proofs: 1,000 damaged videos decoded, 20 killed trainings resumed (15 minutes)"
 	@echo "make readers       every kind of video file through every reader; writes docs/readers.md (10 minutes)"
-	@echo "make tiny          train the bundled model from nothing into runs/tiny_world_fresh (hours); goes on where it was stopped"
+	@echo "make tiny          train the bundled model from nothing into runs/tiny (hours); goes on where it was stopped"
 	@echo "make openflamingo  install OpenFlamingo in an environment of its own, for comparisons"
 
 demo: setup
@@ -75,9 +75,11 @@ readers: setup
 tiny: setup
 	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world_more.yaml
 	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world_fresh.yaml
-	@set -e; for recipe in tiny_world_motion tiny_world_warmup tiny_world tiny_world_varied tiny_world_refined tiny_world_more tiny_world_fresh; do \
+	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world_ordered.yaml
+	@set -e; for recipe in tiny_world_motion tiny_world_warmup tiny_world tiny_world_varied tiny_world_refined tiny_world_more tiny_world_fresh tiny_world_ordered; do \
 		$(VENV)/bin/videoflamingo fit --config recipes/$$recipe.yaml --ckpt_path auto; \
 	done
+	@$(VENV)/bin/videoflamingo average runs/tiny_world_ordered/trainable runs/tiny_world_fresh/trainable --weights 0.8 0.2 --out runs/tiny
 
 openflamingo: $(OPENFLAMINGO_STAMP)
 

@@ -217,7 +217,7 @@ def _is_suitable(path: Path) -> bool:
             if min(picture.size) < CLIPART_SIDES[0] or max(picture.size) > CLIPART_SIDES[1]:
                 return False
             alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
-    except OSError:  # a link to nothing, or no picture
+    except (OSError, Image.DecompressionBombError):  # a link to nothing, no picture, or a far too large one
         return False
     drawn = alpha >= 32
     if not CLIPART_TRANSPARENT[0] <= 1 - drawn.mean() <= CLIPART_TRANSPARENT[1]:

@@ -49,7 +49,7 @@ MIXED_SHARE = 0.6  # of `film` episodes, where there are montages: each class is
 # Backgrounds of a stage, and films, from which on a series has its own.
 SERIES_BACKGROUNDS, SERIES_FILMS = 100, 10_000
 # Of the questions in a `sequence` episode, which of two comes first or last; of these, the right one neither of all.
-ORDER_SHARE, SEQUENCE_WITHIN_SHARE = 0.8, 0.5
+ORDER_SHARE, SEQUENCE_WITHIN_SHARE = 0.8, 0.4
 LEAST_PART = 4  # frames of a video that a `clip` episode shows
 
 
