@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import tiny_quality
 from datamodules.world.files import make_files
@@ -14,6 +15,7 @@ from videoflamingo import load
 # Found by the folder that tiny_quality puts on the path, as when it is run.
 from _tiny_episodes import Query, Row  # isort: skip
 from _tiny_media import CLIPART_FOLDER, ClipartFile, GivenFile, MotionFile, SceneFile, View, films  # isort: skip
+from _tiny_media import _is_suitable  # isort: skip
 from _tiny_rows import all_rows  # isort: skip
 
 
@@ -137,3 +139,12 @@ def test_the_nearest_shot_is_the_one_that_looks_most_alike(tmp_path: Path) -> No
     asker = tiny_quality.Asker(load("tiny"), tmp_path)
     assert asker.nearest(right) == dict.fromkeys(("nearest", "nearest tokens"), tiny_quality.Share(2, 2))
     assert asker.nearest([*right, wrong]) == dict.fromkeys(("nearest", "nearest tokens"), tiny_quality.Share(2, 3))
+
+
+def test_a_far_too_large_picture_is_not_suitable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Image.new("RGBA", (80, 80))
+    page.paste((200, 30, 30, 255), (15, 15, 65, 65))
+    page.save(tmp_path / "page.png")
+    assert _is_suitable(tmp_path / "page.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80 * 80 // 2 - 1)  # twice as many are refused
+    assert not _is_suitable(tmp_path / "page.png")

@@ -257,9 +257,7 @@ class ChunkMaker:
         chosen = [one_of(pair, rng) for pair in zip(montages, films, strict=True)]
         return named_by_shots(shape, rng, lambda of_class: self._part_of(chosen[of_class], rng))
 
-    def _part_of(self, film: Stage | PhotoFilm, rng: np.random.Generator) -> Shown:
-        if isinstance(film, Stage):
-            return film.request(self.folder, frames_of_film(rng)), words_of_film(film)
+    def _part_of(self, film: PhotoFilm, rng: np.random.Generator) -> Shown:
         return film.request(self.folder, tuple(at - 1 for at in frames_of_film(rng))), film.words()
 
     def _moving(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
