@@ -120,6 +120,8 @@ def main() -> None:
     name = f"{how}{trainer.global_rank}" + ("-resumed" if len(rest) > 1 else "")
     torch.save({"losses": losses.losses, "trained": state, "answers": answers}, f"{out}/{name}.pt")
     trainer.strategy.barrier()  # none leaves while another may still gather
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -184,4 +184,13 @@ def main(argv: list[str]) -> int:
         if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning's way out
             raise KeyboardInterrupt from leaving
         raise
+    _end_process_group()
     return 0
+
+
+def _end_process_group() -> None:
+    """End gloo's threads, which abort a process that leaves while they run; Lightning ends NCCL's only."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.barrier()  # none leaves while another may still wait for it
+        distributed.destroy_process_group()
