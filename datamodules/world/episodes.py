@@ -19,7 +19,7 @@ import numpy as np
 from datamodules.world.chunks import FAMILY_CHANCES, SERIES_BACKGROUNDS, SERIES_FILMS, ChunkMaker
 from datamodules.world.files import make_files
 from datamodules.world.motions import Family
-from datamodules.world.photo_films import PhotoFilm, cut_outs, landscapes
+from datamodules.world.photo_films import FilmKind, PhotoFilm, cut_outs, landscapes
 from datamodules.world.shapes import OF_PICTURES, SHAPES, WITH_QUESTION, Chunk, EpisodeKind, Shape
 from datamodules.world.stages import Stage, casts, movers
 from datamodules.world.texts import WorldTexts
@@ -47,8 +47,8 @@ class EpisodeTexts(Texts):
             Debian packages, see `datamodules.world.photo_films`.
         places_only: whether the views of a film of photographs have only their place in common, and different things
             before it, so that names of things do not tell films apart.
-        num_montages: films put together from photographs of many places, 80 kB each, which have colours and contrast in
-            common and nothing else.
+        num_themes, num_montages: films put together from photographs of many places, 80 kB each, which have a sort of
+            things in common, or only colours and contrast.
         pooled_only_share: of the `film` episodes, how many are `PlannedText.pooled_only`: how places look must do.
         within_share: where a `which` episode asks which of two came first or last, in how many of the questions the
             right one is neither first nor last of all. None asks as questions come, where what is first or last of
@@ -80,6 +80,7 @@ class EpisodeTexts(Texts):
         num_films: int = 0,
         films_cut: bool = False,
         num_photo_films: int = 0,
+        num_themes: int = 0,
         num_montages: int = 0,
         places_only: bool = False,
         pooled_only_share: float = 0.0,
@@ -107,6 +108,7 @@ class EpisodeTexts(Texts):
             ("backgrounds", backgrounds, 1, SERIES_BACKGROUNDS),
             ("num_films", num_films, 0, SERIES_FILMS),
             ("num_photo_films", num_photo_films, 0, SERIES_FILMS),
+            ("num_themes", num_themes, 0, SERIES_FILMS),
             ("num_montages", num_montages, 0, SERIES_FILMS),
             ("turned_backgrounds", turned_backgrounds, 0, SERIES_BACKGROUNDS),
             ("pictures_per_step", pictures_per_step, 32, 100_000),
@@ -118,7 +120,12 @@ class EpisodeTexts(Texts):
         for option, share in (("pooled_only_share", pooled_only_share), ("within_share", within_share)):
             if share is not None and not 0 <= share <= 1:
                 raise UsageError(f"episodes: {option} is {share}; give a share from 0 to 1, or leave it out")
-        filmed = num_films or num_photo_films or num_montages
+        photo_films: dict[FilmKind, int] = {
+            "place" if places_only else "cast": num_photo_films,
+            "theme": num_themes,
+            "montage": num_montages,
+        }
+        filmed = num_films or any(photo_films.values())
         self.shares: dict[EpisodeKind, float] = shares or {kind: float(kind != "film" or filmed) for kind in SHAPES}
         wrong = {kind: share for kind, share in self.shares.items() if kind not in SHAPES or share < 0}
         if wrong or not any(self.shares.values()):
@@ -155,9 +162,7 @@ class EpisodeTexts(Texts):
             family_chances=chances,
             turned_backgrounds=turned_backgrounds,
             films_cut=films_cut,
-            num_photo_films=num_photo_films,
-            num_montages=num_montages,
-            places_only=places_only,
+            photo_films={kind: number for kind, number in photo_films.items() if number},
             within_share=within_share,
             series=series,
         )
@@ -170,11 +175,13 @@ class EpisodeTexts(Texts):
         ]
 
     def __str__(self) -> str:
+        of_photographs = "".join(
+            f"{number:,} {kind}s of photographs, " for kind, number in self.maker.photo_films.items()
+        )
         return (
             f"episodes in {self.folder}, about {self.maker.num_movers:,} drawings that do something and "
             f"{self.maker.num_casts:,} casts of four, each on {self.maker.backgrounds} backgrounds, "
-            f"{self.maker.num_films:,} films, {self.maker.num_photo_films:,} of photographs, "
-            f"{self.maker.num_montages:,} montages, "
+            f"{self.maker.num_films:,} films, {of_photographs}"
             f"the casts turned on {self.maker.turned_backgrounds} backgrounds, and {self.world}"
         )
 
@@ -184,7 +191,7 @@ class EpisodeTexts(Texts):
         Raises:
             UsageError: before any is made, if films are to be put together from photographs that are not installed.
         """
-        if self.maker.num_photo_films or self.maker.num_montages:
+        if self.maker.photo_films:
             cut_outs()
             landscapes()
         stages = [stage for split in SPLITS for stage in self.stages(split)]

@@ -1,5 +1,6 @@
 """Episodes: what is told before counts, what cannot be known does not, and clips show what their answers say."""
 
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -277,7 +278,7 @@ def test_names_go_with_films_of_photographs_of_which_parts_are_shown(photographs
             for (answer, _), request in zip(answers(text), text.media, strict=True):
                 named.setdefault(answer, set()).add(str(request.source))
             assert all(len(own) == 1 for own in named.values())
-            if "photo-film" not in str(text.media[0].source):
+            if "photo-cast" not in str(text.media[0].source):
                 continue
             of_photographs += 1
             assert all(("held_out" in str(request.source)) == (split != "train") for request in text.media)
@@ -286,13 +287,14 @@ def test_names_go_with_films_of_photographs_of_which_parts_are_shown(photographs
                 assert 0 <= min(request.order or ()) < max(request.order or ()) < 24
                 assert step in (1, 2)
     assert 30 < of_photographs < 65
-    assert sum("photo-film" in str(media.source) for media in texts.media("train")) == 30
+    assert sum("photo-cast" in str(media.source) for media in texts.media("train")) == 30
 
 
-def test_montages_are_shown_among_each_other_and_beside_films_of_one_place(photographs: Path) -> None:
-    texts = episodes(num_films=30, num_photo_films=30, num_montages=30, places_only=True)
-    assert sum("train-photo-montage" in str(media.source) for media in texts.media("train")) == 30
-    together: Counter[tuple[bool, bool]] = Counter()  # whether there are montages, and others
+def test_themes_and_montages_are_shown_among_films_of_one_place(photographs: Path) -> None:
+    texts = episodes(num_films=30, num_photo_films=30, num_themes=30, num_montages=30, places_only=True)
+    for kind in ("place", "theme", "montage"):
+        assert sum(f"train-photo-{kind}-" in str(media.source) for media in texts.media("train")) == 30
+    together: Counter[frozenset[str]] = Counter()
     for split in ("train", "validate"):
         for text in of_kind(texts, "film", 60, split=split):
             named: dict[str, set[str]] = {}
@@ -302,17 +304,19 @@ def test_montages_are_shown_among_each_other_and_beside_films_of_one_place(photo
             assert all(len(own) == 1 for own in named.values())
             files = set.union(*named.values())
             assert len(files) == len(named)
-            montages = sum("photo-montage" in file for file in files)
-            together[montages > 0, montages < len(files)] += 1
-    assert together[True, True] > together[True, False] > 0
-    assert 0.45 < (together[True, True] + together[True, False]) / together.total() < 0.75
+            kinds = re.findall("photo-(?:place|theme|montage)", " ".join(files))
+            together[frozenset(kinds)] += 1
+    mixed = sum(count for kinds, count in together.items() if kinds & {"photo-theme", "photo-montage"})
+    assert 0.4 < mixed / together.total() < 0.75
+    assert max(len(kinds) for kinds in together) == 3
+    assert together[frozenset({"photo-place"})] > 0
 
 
-@pytest.mark.parametrize("option", ["num_photo_films", "num_montages"])
+@pytest.mark.parametrize("option", ["num_photo_films", "num_themes", "num_montages"])
 def test_photographs_that_are_not_installed_are_missed_before_any_file_is_made(
     option: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(photo_films, "LANDSCAPES", tmp_path / "none")
+    monkeypatch.setattr(photo_films, "LANDSCAPES", ((tmp_path / "none", "*.jpg"),))
     photo_films.landscapes.cache_clear()
     with pytest.raises(UsageError, match="apt-get install"):
         episodes(tmp_path / "world", **{option: 30}).prepare()
@@ -321,7 +325,7 @@ def test_photographs_that_are_not_installed_are_missed_before_any_file_is_made(
 
 def test_all_films_may_be_of_photographs(photographs: Path) -> None:
     texts = episodes(num_films=0, num_photo_films=30)
-    assert all("photo-film" in str(text.media[0].source) for text in of_kind(texts, "film"))
+    assert all("photo-cast" in str(text.media[0].source) for text in of_kind(texts, "film"))
 
 
 def test_pictures_to_name_show_drawings_turned_or_upright() -> None:
