@@ -10,7 +10,7 @@ import numpy as np
 
 from datamodules.world.drawings import Drawing, with_article
 from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
-from datamodules.world.photo_films import OF_MANY_PLACES, FilmKind, PhotoFilm
+from datamodules.world.photo_films import OF_MANY_PLACES, FilmKind, PhotoFilm, kinds_of_films
 from datamodules.world.questions import COMPARING, comparing_question, questions, readout
 from datamodules.world.rules import RULES, sample_rule
 from datamodules.world.scene import SAMPLED_FRAMES
@@ -45,7 +45,7 @@ TURNED_SHARE = 0.5  # of the pictures in a `name` episode, where there are turne
 CUT_SHARE = 0.4  # of `film` episodes, where they may have cuts: one class' parts are of one film or another
 NUM_CUTS = 5
 PHOTO_SHARE = 0.6  # of `film` episodes, where there are films of photographs
-MIXED_SHARE = 0.6  # of `film` episodes, where there are themes or montages: each class is of some kind of photographs
+MIXED_SHARE = 0.8  # of `film` episodes, where there are themes or montages: each class is of some kind of photographs
 # Backgrounds of a stage, and films, from which on a series has its own.
 SERIES_BACKGROUNDS, SERIES_FILMS = 100, 10_000
 # Of the questions in a `sequence` episode, which of two comes first or last; of these, the right one neither of all.
@@ -246,12 +246,13 @@ class ChunkMaker:
         for kind in kinds:
             numbers, option = self._films(split, self.photo_films[kind]), OF_MANY_PLACES.get(kind, "num_photo_films")
             groups[kind] = different(numbers, shape.num_classes, rng, "films of photographs", option)
-        chosen = [one_of(kinds, rng) for _ in range(shape.num_classes)]
+        chosen = kinds_of_films(kinds, shape.num_classes, rng)
 
         def show(of_class: int) -> Shown:
             kind = chosen[of_class]
             film = PhotoFilm(self._drawn(split), groups[kind][of_class], self.frame_size, kind)
-            return film.request(self.folder, tuple(at - 1 for at in frames_of_film(rng))), film.words()
+            frames = film.part(rng)
+            return film.request(self.folder, frames), film.words()[: len(frames)]
 
         return named_by_shots(shape, rng, show)
 

@@ -50,6 +50,7 @@ class EpisodeTexts(Texts):
         num_themes, num_montages: films put together from photographs of many places, 80 kB each, which have a sort of
             things in common, or only colours and contrast.
         pooled_only_share: of the `film` episodes, how many are `PlannedText.pooled_only`: how places look must do.
+        turned_share: of these, how many have a `PlannedText.pooled_turn`, so that likeness itself must do.
         within_share: where a `which` episode asks which of two came first or last, in how many of the questions the
             right one is neither first nor last of all. None asks as questions come, where what is first or last of
             all is mostly right; 1 teaches the opposite short cut (docs/decisions/0025, 0026).
@@ -84,6 +85,7 @@ class EpisodeTexts(Texts):
         num_montages: int = 0,
         places_only: bool = False,
         pooled_only_share: float = 0.0,
+        turned_share: float = 0.0,
         within_share: float | None = None,
         series: int = 0,
         turned_backgrounds: int = 0,
@@ -117,7 +119,11 @@ class EpisodeTexts(Texts):
         ):
             if not least <= number <= most:
                 raise UsageError(f"episodes: {option} is {number}; give {least:,} to {most:,}")
-        for option, share in (("pooled_only_share", pooled_only_share), ("within_share", within_share)):
+        for option, share in (
+            ("pooled_only_share", pooled_only_share),
+            ("turned_share", turned_share),
+            ("within_share", within_share),
+        ):
             if share is not None and not 0 <= share <= 1:
                 raise UsageError(f"episodes: {option} is {share}; give a share from 0 to 1, or leave it out")
         photo_films: dict[FilmKind, int] = {
@@ -136,7 +142,7 @@ class EpisodeTexts(Texts):
         self.folder = Path(folder).expanduser()
         self.pictures_per_step, self.videos_per_step = pictures_per_step, videos_per_step
         self.num_validation, self.num_workers = num_validation, num_workers
-        self.names_said, self.pooled_only_share = names_said, pooled_only_share
+        self.names_said, self.pooled_only_share, self.turned_share = names_said, pooled_only_share, turned_share
         self.world = WorldTexts(
             folder,
             num_videos,
@@ -234,7 +240,9 @@ class EpisodeTexts(Texts):
         said = tuple(chunk.said if self.names_said else _without_names(chunk.said) for chunk in chunks)
         media = [chunk.request for chunk in chunks]
         pooled_only = shape.kind == "film" and rng.random() < self.pooled_only_share
-        return PlannedText(segments, media, said, place=f"{shape.kind} episode", pooled_only=pooled_only)
+        turn = int(rng.integers(2**31)) if pooled_only and rng.random() < self.turned_share else None
+        place = f"{shape.kind} episode"
+        return PlannedText(segments, media, said, place=place, pooled_only=pooled_only, pooled_turn=turn)
 
 
 def _segments(chunk: Chunk) -> list[Segment]:

@@ -6,7 +6,7 @@ those of the Debian packages that `PACKAGES` names; none is kept here.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,7 +16,8 @@ import numpy as np
 
 from datamodules.world.render import write_frames
 from datamodules.world.scene import FRAMES_PER_SECOND, SAMPLED_FRAMES
-from datamodules.world.stages import FOLDER_FILES
+from datamodules.world.shapes import one_of
+from datamodules.world.stages import FOLDER_FILES, frames_of_film
 from videoflamingo.errors import UsageError
 from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
@@ -47,6 +48,8 @@ VIEWS = 3
 VIEW_FRAMES = SAMPLED_FRAMES
 FILM_FRAMES = VIEWS * VIEW_FRAMES
 MONTAGE_VIEWS = 4  # of a theme, too, in as many frames
+ONE_VIEW_SHARE = 0.5  # of the parts of films that have such
+BUT_ONE_SHARE = 0.5  # of films beside each other, where some are of one place, and some of many
 LEAST_OF_SORT = 6  # cut-outs
 NEAR_SHARE = 0.6  # of films before a thing from very near
 NEAR_SIDE = 0.4  # of the cut-out's shorter side
@@ -90,6 +93,18 @@ class PhotoFilm:
     def request(self, folder: Path, order: tuple[int, ...] | None = None) -> MediumRequest:
         """Asks for all of its frames, or for some."""
         return MediumRequest(str(self.path(folder)), Sampling(num_frames=FILM_FRAMES), order=order)
+
+    def part(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """Some frames that follow one another; of many places, of one or two, so that two parts seldom share any."""
+        if self.kind not in OF_MANY_PLACES:
+            return tuple(at - 1 for at in frames_of_film(rng))
+        if rng.random() < ONE_VIEW_SHARE:
+            count = FILM_FRAMES // MONTAGE_VIEWS
+            first = count * int(rng.integers(MONTAGE_VIEWS))
+        else:
+            count = SAMPLED_FRAMES
+            first = int(rng.integers(FILM_FRAMES - count + 1))
+        return tuple(range(first, first + count))
 
     @property
     def cast(self) -> tuple[Path, ...]:
@@ -158,6 +173,20 @@ class PhotoFilm:
         return np.random.default_rng(
             [PHOTO_DRAW, int(self.split == "held_out"), self.number, KINDS.index(self.kind), part]
         )
+
+
+def kinds_of_films(kinds: Sequence[FilmKind], count: int, rng: np.random.Generator) -> list[FilmKind]:
+    """What several films beside each other are, of some kinds.
+
+    Half the time all but one are of one place, where there are such: what is like none of them is then of the one.
+    """
+    places = [kind for kind in kinds if kind not in OF_MANY_PLACES]
+    others = [kind for kind in kinds if kind in OF_MANY_PLACES]
+    if places and others and rng.random() < BUT_ONE_SHARE:
+        chosen = [one_of(places, rng) for _ in range(count)]
+        chosen[int(rng.integers(count))] = one_of(others, rng)
+        return chosen
+    return [one_of(kinds, rng) for _ in range(count)]
 
 
 @cache

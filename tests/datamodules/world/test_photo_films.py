@@ -1,6 +1,7 @@
 """Films of photographs: the same from the same number, cut between views, with a cast that is named."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 from PIL import Image
 
 from datamodules.world import photo_films
-from datamodules.world.photo_films import FILM_FRAMES, KINDS, VIEW_FRAMES, PhotoFilm, cut_outs, landscapes
+from datamodules.world.photo_films import (
+    FILM_FRAMES,
+    KINDS,
+    VIEW_FRAMES,
+    PhotoFilm,
+    cut_outs,
+    kinds_of_films,
+    landscapes,
+)
 from videoflamingo.errors import UsageError
 from videoflamingo.video import load_clip
 
@@ -97,6 +106,28 @@ def test_views_of_a_theme_are_of_things_that_lie_together(photographs: Path, tmp
     plain = [frames(film, tmp_path).std((2, 3)).max() < 4 for film in films]
     assert all(film.words() == (" here",) * 8 for film in films)
     assert 0 < sum(plain) < len(films)
+
+
+def test_parts_of_a_film_of_many_places_are_of_one_or_a_few() -> None:
+    rng, views = np.random.default_rng(0), Counter()
+    for _ in range(200):
+        part = PhotoFilm("train", 1, kind="montage").part(rng)
+        assert part == tuple(range(part[0], part[0] + len(part)))
+        assert 0 <= part[0] <= part[-1] < FILM_FRAMES
+        views[len({at // 6 for at in part})] += 1
+    assert set(views) == {1, 2, 3}
+    assert views[1] > 70
+    assert views[3] < views[2]
+    assert {len(PhotoFilm("train", 1, kind="place").part(rng)) for _ in range(50)} == {8}
+
+
+def test_half_the_time_one_film_of_many_places_is_beside_others_of_one() -> None:
+    rng = np.random.default_rng(0)
+    several = [Counter(kinds_of_films(("place", "theme", "montage"), 3, rng)) for _ in range(300)]
+    assert 0.5 < sum(kinds["place"] == 2 for kinds in several) / 300 < 0.75
+    assert max(kinds["theme"] for kinds in several) == max(kinds["montage"] for kinds in several) == 3
+    assert set(kinds_of_films(("theme", "montage"), 50, rng)) == {"theme", "montage"}
+    assert kinds_of_films(("cast",), 2, rng) == ["cast", "cast"]
 
 
 def test_each_kind_of_film_has_files_of_its_own(tmp_path: Path) -> None:
