@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from datamodules.world.drawings import Drawing, with_article
 from datamodules.world.motions import FAMILIES, Family, Motion, sample_motions
-from datamodules.world.photo_films import OF_MANY_PLACES, FilmKind, PhotoFilm, kinds_of_films
+from datamodules.world.photo_films import PhotoFilm
 from datamodules.world.questions import COMPARING, comparing_question, questions, readout
 from datamodules.world.rules import RULES, sample_rule
 from datamodules.world.scene import SAMPLED_FRAMES
@@ -45,7 +45,7 @@ TURNED_SHARE = 0.5  # of the pictures in a `name` episode, where there are turne
 CUT_SHARE = 0.4  # of `film` episodes, where they may have cuts: one class' parts are of one film or another
 NUM_CUTS = 5
 PHOTO_SHARE = 0.6  # of `film` episodes, where there are films of photographs
-MIXED_SHARE = 0.8  # of `film` episodes, where there are themes or montages: each class is of some kind of photographs
+MIXED_SHARE = 0.6  # of `film` episodes, where there are montages: each class is one, or a film of photographs
 # Backgrounds of a stage, and films, from which on a series has its own.
 SERIES_BACKGROUNDS, SERIES_FILMS = 100, 10_000
 # Of the questions in a `sequence` episode, which of two comes first or last; of these, the right one neither of all.
@@ -60,9 +60,8 @@ class ChunkMaker:
     Args:
         world: whose scenes are asked about.
         folder, num_movers, num_casts, num_films, backgrounds, frame_size, turned_backgrounds, films_cut,
-            within_share, series: see `EpisodeTexts`.
+            num_photo_films, num_montages, places_only, within_share, series: see `EpisodeTexts`.
         family_chances: of each family of motions; they sum to 1.
-        photo_films: how many of each kind, if any, there are to train on.
     """
 
     world: WorldTexts
@@ -75,7 +74,9 @@ class ChunkMaker:
     family_chances: dict[Family, float]
     turned_backgrounds: int = 0
     films_cut: bool = False
-    photo_films: dict[FilmKind, int] = field(default_factory=dict)
+    num_photo_films: int = 0
+    num_montages: int = 0
+    places_only: bool = False
     within_share: float | None = None
     series: int = 0
 
@@ -116,9 +117,10 @@ class ChunkMaker:
         for background in range(first, first + self.turned_backgrounds):
             for group in range(self._num_casts(split)):
                 yield Stage("turned", drawn, group, background, self.frame_size)
-        for kind, number in self.photo_films.items():
-            for film in self._films(split, number):
-                yield PhotoFilm(drawn, film, self.frame_size, kind)
+        for number in self._films(split, self.num_photo_films):
+            yield PhotoFilm(drawn, number, self.frame_size, self.places_only)
+        for number in self._films(split, self.num_montages):
+            yield PhotoFilm(drawn, number, self.frame_size, montage=True)
 
     def _named(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         chunks = []
@@ -221,12 +223,10 @@ class ChunkMaker:
         return named_by_shots(shape, rng, show)
 
     def _in_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
-        kinds = tuple(self.photo_films)
-        if self.photo_films.keys() & OF_MANY_PLACES.keys() and rng.random() < MIXED_SHARE:
-            return self._in_photo_films(split, shape, kinds, rng)
-        of_one_place = tuple(kind for kind in kinds if kind not in OF_MANY_PLACES)
-        if of_one_place and (not self.num_films or rng.random() < PHOTO_SHARE):
-            return self._in_photo_films(split, shape, of_one_place, rng)
+        if self.num_montages and rng.random() < MIXED_SHARE:
+            return self._in_mixed_films(split, shape, rng)
+        if self.num_photo_films and (not self.num_films or rng.random() < PHOTO_SHARE):
+            return self._in_photo_films(split, shape, rng)
         cut = NUM_CUTS if self.films_cut and rng.random() < CUT_SHARE else 0
         numbers = self._films(split, self.num_films)
         groups = different(numbers, shape.num_classes + cut, rng, "films", "num_films")
@@ -238,23 +238,27 @@ class ChunkMaker:
 
         return named_by_shots(shape, rng, show)
 
-    def _in_photo_films(
-        self, split: Split, shape: Shape, kinds: tuple[FilmKind, ...], rng: np.random.Generator
-    ) -> list[Chunk]:
-        """Each class is a film of one of the kinds: of themes and montages parts are alike only beside others'."""
-        groups = {}
-        for kind in kinds:
-            numbers, option = self._films(split, self.photo_films[kind]), OF_MANY_PLACES.get(kind, "num_photo_films")
-            groups[kind] = different(numbers, shape.num_classes, rng, "films of photographs", option)
-        chosen = kinds_of_films(kinds, shape.num_classes, rng)
+    def _in_photo_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        films = self._photo_films(split, shape, rng)
+        return named_by_shots(shape, rng, lambda of_class: self._part_of(films[of_class], rng))
 
-        def show(of_class: int) -> Shown:
-            kind = chosen[of_class]
-            film = PhotoFilm(self._drawn(split), groups[kind][of_class], self.frame_size, kind)
-            frames = film.part(rng)
-            return film.request(self.folder, frames), film.words()[: len(frames)]
+    def _photo_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[PhotoFilm]:
+        numbers = self._films(split, self.num_photo_films)
+        return [
+            PhotoFilm(self._drawn(split), number, self.frame_size, self.places_only)
+            for number in different(numbers, shape.num_classes, rng, "films of photographs", "num_photo_films")
+        ]
 
-        return named_by_shots(shape, rng, show)
+    def _in_mixed_films(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
+        """Of photographs or, rather, montages, whose parts are alike only beside those of others."""
+        numbers = different(self._films(split, self.num_montages), shape.num_classes, rng, "montages", "num_montages")
+        montages = [PhotoFilm(self._drawn(split), number, self.frame_size, montage=True) for number in numbers]
+        films = self._photo_films(split, shape, rng) if self.num_photo_films else montages
+        chosen = [one_of(pair, rng) for pair in zip(montages, films, strict=True)]
+        return named_by_shots(shape, rng, lambda of_class: self._part_of(chosen[of_class], rng))
+
+    def _part_of(self, film: PhotoFilm, rng: np.random.Generator) -> Shown:
+        return film.request(self.folder, tuple(at - 1 for at in frames_of_film(rng))), film.words()
 
     def _moving(self, split: Split, shape: Shape, rng: np.random.Generator) -> list[Chunk]:
         family = one_of(tuple(self.family_chances), rng, tuple(self.family_chances.values()))

@@ -19,7 +19,7 @@ import numpy as np
 from datamodules.world.chunks import FAMILY_CHANCES, SERIES_BACKGROUNDS, SERIES_FILMS, ChunkMaker
 from datamodules.world.files import make_files
 from datamodules.world.motions import Family
-from datamodules.world.photo_films import FilmKind, PhotoFilm, cut_outs, landscapes
+from datamodules.world.photo_films import PhotoFilm, cut_outs, landscapes
 from datamodules.world.shapes import OF_PICTURES, SHAPES, WITH_QUESTION, Chunk, EpisodeKind, Shape
 from datamodules.world.stages import Stage, casts, movers
 from datamodules.world.texts import WorldTexts
@@ -47,10 +47,9 @@ class EpisodeTexts(Texts):
             Debian packages, see `datamodules.world.photo_films`.
         places_only: whether the views of a film of photographs have only their place in common, and different things
             before it, so that names of things do not tell films apart.
-        num_themes, num_montages: films put together from photographs of many places, 80 kB each, which have a sort of
-            things in common, or only colours and contrast.
+        num_montages: films put together from photographs of many places, 80 kB each, which have colours and contrast in
+            common and nothing else.
         pooled_only_share: of the `film` episodes, how many are `PlannedText.pooled_only`: how places look must do.
-        turned_share: of these, how many have a `PlannedText.pooled_turn`, so that likeness itself must do.
         within_share: where a `which` episode asks which of two came first or last, in how many of the questions the
             right one is neither first nor last of all. None asks as questions come, where what is first or last of
             all is mostly right; 1 teaches the opposite short cut (docs/decisions/0025, 0026).
@@ -81,11 +80,9 @@ class EpisodeTexts(Texts):
         num_films: int = 0,
         films_cut: bool = False,
         num_photo_films: int = 0,
-        num_themes: int = 0,
         num_montages: int = 0,
         places_only: bool = False,
         pooled_only_share: float = 0.0,
-        turned_share: float = 0.0,
         within_share: float | None = None,
         series: int = 0,
         turned_backgrounds: int = 0,
@@ -110,7 +107,6 @@ class EpisodeTexts(Texts):
             ("backgrounds", backgrounds, 1, SERIES_BACKGROUNDS),
             ("num_films", num_films, 0, SERIES_FILMS),
             ("num_photo_films", num_photo_films, 0, SERIES_FILMS),
-            ("num_themes", num_themes, 0, SERIES_FILMS),
             ("num_montages", num_montages, 0, SERIES_FILMS),
             ("turned_backgrounds", turned_backgrounds, 0, SERIES_BACKGROUNDS),
             ("pictures_per_step", pictures_per_step, 32, 100_000),
@@ -119,19 +115,10 @@ class EpisodeTexts(Texts):
         ):
             if not least <= number <= most:
                 raise UsageError(f"episodes: {option} is {number}; give {least:,} to {most:,}")
-        for option, share in (
-            ("pooled_only_share", pooled_only_share),
-            ("turned_share", turned_share),
-            ("within_share", within_share),
-        ):
+        for option, share in (("pooled_only_share", pooled_only_share), ("within_share", within_share)):
             if share is not None and not 0 <= share <= 1:
                 raise UsageError(f"episodes: {option} is {share}; give a share from 0 to 1, or leave it out")
-        photo_films: dict[FilmKind, int] = {
-            "place" if places_only else "cast": num_photo_films,
-            "theme": num_themes,
-            "montage": num_montages,
-        }
-        filmed = num_films or any(photo_films.values())
+        filmed = num_films or num_photo_films or num_montages
         self.shares: dict[EpisodeKind, float] = shares or {kind: float(kind != "film" or filmed) for kind in SHAPES}
         wrong = {kind: share for kind, share in self.shares.items() if kind not in SHAPES or share < 0}
         if wrong or not any(self.shares.values()):
@@ -142,7 +129,7 @@ class EpisodeTexts(Texts):
         self.folder = Path(folder).expanduser()
         self.pictures_per_step, self.videos_per_step = pictures_per_step, videos_per_step
         self.num_validation, self.num_workers = num_validation, num_workers
-        self.names_said, self.pooled_only_share, self.turned_share = names_said, pooled_only_share, turned_share
+        self.names_said, self.pooled_only_share = names_said, pooled_only_share
         self.world = WorldTexts(
             folder,
             num_videos,
@@ -168,7 +155,9 @@ class EpisodeTexts(Texts):
             family_chances=chances,
             turned_backgrounds=turned_backgrounds,
             films_cut=films_cut,
-            photo_films={kind: number for kind, number in photo_films.items() if number},
+            num_photo_films=num_photo_films,
+            num_montages=num_montages,
+            places_only=places_only,
             within_share=within_share,
             series=series,
         )
@@ -181,13 +170,11 @@ class EpisodeTexts(Texts):
         ]
 
     def __str__(self) -> str:
-        of_photographs = "".join(
-            f"{number:,} {kind}s of photographs, " for kind, number in self.maker.photo_films.items()
-        )
         return (
             f"episodes in {self.folder}, about {self.maker.num_movers:,} drawings that do something and "
             f"{self.maker.num_casts:,} casts of four, each on {self.maker.backgrounds} backgrounds, "
-            f"{self.maker.num_films:,} films, {of_photographs}"
+            f"{self.maker.num_films:,} films, {self.maker.num_photo_films:,} of photographs, "
+            f"{self.maker.num_montages:,} montages, "
             f"the casts turned on {self.maker.turned_backgrounds} backgrounds, and {self.world}"
         )
 
@@ -197,7 +184,7 @@ class EpisodeTexts(Texts):
         Raises:
             UsageError: before any is made, if films are to be put together from photographs that are not installed.
         """
-        if self.maker.photo_films:
+        if self.maker.num_photo_films or self.maker.num_montages:
             cut_outs()
             landscapes()
         stages = [stage for split in SPLITS for stage in self.stages(split)]
@@ -240,9 +227,7 @@ class EpisodeTexts(Texts):
         said = tuple(chunk.said if self.names_said else _without_names(chunk.said) for chunk in chunks)
         media = [chunk.request for chunk in chunks]
         pooled_only = shape.kind == "film" and rng.random() < self.pooled_only_share
-        turn = int(rng.integers(2**31)) if pooled_only and rng.random() < self.turned_share else None
-        place = f"{shape.kind} episode"
-        return PlannedText(segments, media, said, place=place, pooled_only=pooled_only, pooled_turn=turn)
+        return PlannedText(segments, media, said, place=f"{shape.kind} episode", pooled_only=pooled_only)
 
 
 def _segments(chunk: Chunk) -> list[Segment]:

@@ -1,23 +1,24 @@
 """Films put together from photographs, which have what drawings have not: grain, shades, and no outlines.
 
 Photographs of single things, cut out, move before one of a landscape, or of a thing from very near, while the camera
-passes. What the parts of a film have in common is how they look, as films are cut (`FilmKind`). The photographs are
-those of the Debian packages that `PACKAGES` names; none is kept here.
+passes. Each film has three views of the same place, as films are cut, with the same things in it or, in those of
+places only, with other ones: what its parts have in common is how they look. A montage has views of other places, too,
+and only their colours and contrast are one film's. The photographs are those of two Debian packages (GPL-2), which
+`PACKAGES` names; none is kept here.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datamodules.world.render import write_frames
 from datamodules.world.scene import FRAMES_PER_SECOND, SAMPLED_FRAMES
-from datamodules.world.shapes import one_of
-from datamodules.world.stages import FOLDER_FILES, frames_of_film
+from datamodules.world.stages import FOLDER_FILES
 from videoflamingo.errors import UsageError
 from videoflamingo.video.medium import MediumRequest
 from videoflamingo.video.sampling import Sampling
@@ -25,32 +26,15 @@ from videoflamingo.video.sampling import Sampling
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-PHOTO_FILMS_VERSION = 2  # raised whenever the same films would show other pixels
-PACKAGES = (
-    "tuxpaint-stamps-default mate-backgrounds "
-    "lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 plasma-workspace-wallpapers"
-)
-# `cast`: views of one place with the same things in it. `place`: of one place, with other things in each.
-# `theme`: of other places and things, which are of one sort. `montage`: of other places with any things, all in the
-# film's tint, colourfulness and contrast.
-FilmKind = Literal["cast", "place", "theme", "montage"]
-KINDS: tuple[FilmKind, ...] = get_args(FilmKind)
-# Kinds of more than one place, and the option of `EpisodeTexts` that says how many there are.
-OF_MANY_PLACES: dict[FilmKind, str] = {"theme": "num_themes", "montage": "num_montages"}
+PHOTO_FILMS_VERSION = 1  # raised whenever the same films would show other pixels
+PACKAGES = "tuxpaint-stamps-default mate-backgrounds"
 CUT_OUTS = Path("/usr/share/tuxpaint/stamps")
 DRAWN = {"symbols", "cartoon"}  # folders of cut-outs that are no photographs
-LANDSCAPES = (  # folders, and which of their files
-    (Path("/usr/share/backgrounds/mate/nature"), "*.jpg"),
-    (Path("/usr/share/backgrounds"), "*_by_*.jpg"),
-    (Path("/usr/share/wallpapers"), "*/contents/images/2560x1600.jpg"),
-)
+LANDSCAPES = Path("/usr/share/backgrounds/mate/nature")
 VIEWS = 3
 VIEW_FRAMES = SAMPLED_FRAMES
 FILM_FRAMES = VIEWS * VIEW_FRAMES
-MONTAGE_VIEWS = 4  # of a theme, too, in as many frames
-ONE_VIEW_SHARE = 0.5  # of the parts of films that have such
-BUT_ONE_SHARE = 0.5  # of films beside each other, where some are of one place, and some of many
-LEAST_OF_SORT = 6  # cut-outs
+MONTAGE_VIEWS = 4  # in as many frames
 NEAR_SHARE = 0.6  # of films before a thing from very near
 NEAR_SIDE = 0.4  # of the cut-out's shorter side
 NEAR_TRIES = 30
@@ -73,47 +57,38 @@ class PhotoFilm:
         split: `train` or `held_out`, which draw differently.
         number: its seed.
         size: pixels of the square frame's side.
-        kind: what its parts have in common.
+        place_only: whether each view has things of its own.
+        montage: whether each has a place of its own, too, and the film colours and contrast.
     """
 
     split: str
     number: int
     size: int = 192
-    kind: FilmKind = "cast"
+    place_only: bool = False
+    montage: bool = False
 
     def path(self, folder: Path) -> Path:
         """Where it lies below a folder.
 
         >>> PhotoFilm("train", 7).path(Path("world")).as_posix()
-        'world/train-photo-cast-192-v2/000/00007.mp4'
+        'world/train-photo-film-192-v1/000/00007.mp4'
         """
-        name = f"{self.split}-photo-{self.kind}-{self.size}-v{PHOTO_FILMS_VERSION}"
+        kind = "photo-montage" if self.montage else "photo-place" if self.place_only else "photo-film"
+        name = f"{self.split}-{kind}-{self.size}-v{PHOTO_FILMS_VERSION}"
         return folder / name / f"{self.number // FOLDER_FILES:03d}" / f"{self.number:05d}.mp4"
 
     def request(self, folder: Path, order: tuple[int, ...] | None = None) -> MediumRequest:
         """Asks for all of its frames, or for some."""
         return MediumRequest(str(self.path(folder)), Sampling(num_frames=FILM_FRAMES), order=order)
 
-    def part(self, rng: np.random.Generator) -> tuple[int, ...]:
-        """Some frames that follow one another; of many places, of one or two, so that two parts seldom share any."""
-        if self.kind not in OF_MANY_PLACES:
-            return tuple(at - 1 for at in frames_of_film(rng))
-        if rng.random() < ONE_VIEW_SHARE:
-            count = FILM_FRAMES // MONTAGE_VIEWS
-            first = count * int(rng.integers(MONTAGE_VIEWS))
-        else:
-            count = SAMPLED_FRAMES
-            first = int(rng.integers(FILM_FRAMES - count + 1))
-        return tuple(range(first, first + count))
-
     @property
     def cast(self) -> tuple[Path, ...]:
-        """The cut-outs that a film of kind `cast` shows."""
-        return _chosen(cut_outs(), self._rng(0))
+        """The cut-outs it shows."""
+        return _chosen(self._rng(0))
 
     def words(self) -> tuple[str, ...]:
-        """What there is to say of each of 8 frames: the cast, again and again; of other kinds, nothing."""
-        if self.kind != "cast":
+        """What there is to say of each of 8 frames: what it shows, again and again; of places, nothing."""
+        if self.place_only or self.montage:
             return (" here",) * SAMPLED_FRAMES
         names = [_name(path) for path in self.cast]
         return tuple(f" here {names[at % len(names)]}" for at in range(SAMPLED_FRAMES))
@@ -121,34 +96,27 @@ class PhotoFilm:
     def write(self, path: Path) -> None:
         """Make the file."""
         rng = self._rng(1)
-        shown = self._of_many_places(rng) if self.kind in OF_MANY_PLACES else self._of_one_place(rng)
-        write_frames(shown, path, FRAMES_PER_SECOND)
-
-    def _of_one_place(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        backdrop = _backdrop(cut_outs(), rng)
+        if self.montage:
+            write_frames(self._montage(rng), path, FRAMES_PER_SECOND)
+            return
+        backdrop = _backdrop(rng)
         gains, colourfulness = np.exp(rng.normal(0.0, TINT, 3)), rng.uniform(*COLOURFULNESS)
-        for _ in range(VIEWS):
-            cast = self.cast if self.kind == "cast" else _chosen(cut_outs(), rng)
-            for frame in self._view(backdrop, cast, VIEW_FRAMES, rng):
-                yield _tinted(frame, gains, colourfulness)
+        shown = (frame for _ in range(VIEWS) for frame in self._view(backdrop, VIEW_FRAMES, rng))
+        write_frames((_tinted(frame, gains, colourfulness) for frame in shown), path, FRAMES_PER_SECOND)
 
-    def _of_many_places(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        montage = self.kind == "montage"
-        pool = cut_outs() if montage else _of_one_sort(rng)
-        gains = np.exp(rng.normal(0.0, MONTAGE_TINT if montage else TINT, 3))
-        colourfulness = rng.uniform(*(MONTAGE_COLOURFULNESS if montage else COLOURFULNESS))
-        contrast = rng.uniform(*MONTAGE_CONTRAST) if montage else 1.0
+    def _montage(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Views of other places and things, in one film's colours and contrast."""
+        gains = np.exp(rng.normal(0.0, MONTAGE_TINT, 3))
+        colourfulness, contrast = rng.uniform(*MONTAGE_COLOURFULNESS), rng.uniform(*MONTAGE_CONTRAST)
         for _ in range(MONTAGE_VIEWS):
-            backdrop = _backdrop(pool, rng)
-            for frame in self._view(backdrop, _chosen(pool, rng), FILM_FRAMES // MONTAGE_VIEWS, rng):
+            for frame in self._view(_backdrop(rng), FILM_FRAMES // MONTAGE_VIEWS, rng):
                 yield _tinted(GREY + contrast * (frame - GREY), gains, colourfulness)
 
-    def _view(
-        self, backdrop: "Picture", cast: tuple[Path, ...], num_frames: int, rng: np.random.Generator
-    ) -> list[np.ndarray]:
+    def _view(self, backdrop: "Picture", num_frames: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Some of the cast, elsewhere, before another part of the backdrop."""
         from PIL import Image
 
+        cast = _chosen(rng) if self.place_only or self.montage else self.cast
         count = int(rng.integers((len(cast) + 1) // 2, len(cast) + 1))
         chosen = [cast[index] for index in rng.permutation(len(cast))[:count]]
         sprites = [_sprite(path, float(rng.uniform(*SIZES)) * self.size, rng) for path in chosen]
@@ -170,23 +138,7 @@ class PhotoFilm:
         return frames
 
     def _rng(self, part: int) -> np.random.Generator:
-        return np.random.default_rng(
-            [PHOTO_DRAW, int(self.split == "held_out"), self.number, KINDS.index(self.kind), part]
-        )
-
-
-def kinds_of_films(kinds: Sequence[FilmKind], count: int, rng: np.random.Generator) -> list[FilmKind]:
-    """What several films beside each other are, of some kinds.
-
-    Half the time all but one are of one place, where there are such: what is like none of them is then of the one.
-    """
-    places = [kind for kind in kinds if kind not in OF_MANY_PLACES]
-    others = [kind for kind in kinds if kind in OF_MANY_PLACES]
-    if places and others and rng.random() < BUT_ONE_SHARE:
-        chosen = [one_of(places, rng) for _ in range(count)]
-        chosen[int(rng.integers(count))] = one_of(others, rng)
-        return chosen
-    return [one_of(kinds, rng) for _ in range(count)]
+        return np.random.default_rng([PHOTO_DRAW, int(self.split == "held_out"), self.number, part + 2 * self.montage])
 
 
 @cache
@@ -206,31 +158,19 @@ def landscapes() -> tuple[Path, ...]:
     Raises:
         UsageError: if they are not installed.
     """
-    return tuple(path for folder, names in LANDSCAPES for path in _installed(folder, list(folder.glob(names))))
+    return _installed(LANDSCAPES, list(LANDSCAPES.glob("*.jpg")))
 
 
-def _of_one_sort(rng: np.random.Generator) -> tuple[Path, ...]:
-    """All cut-outs that lie in a folder with some one, or in the one above it, where they would be few."""
+def _chosen(rng: np.random.Generator) -> tuple[Path, ...]:
     pool = cut_outs()
-    some = pool[rng.integers(len(pool))].relative_to(CUT_OUTS).parent
-    for folder in (some, *some.parents):
-        alike = tuple(path for path in pool if path.is_relative_to(CUT_OUTS / folder))
-        if len(alike) >= LEAST_OF_SORT:
-            return alike
-    return pool
-
-
-def _chosen(pool: tuple[Path, ...], rng: np.random.Generator) -> tuple[Path, ...]:
-    return tuple(
-        pool[index] for index in rng.choice(len(pool), min(len(pool), int(rng.integers(*IN_FILM))), replace=False)
-    )
+    return tuple(pool[index] for index in rng.choice(len(pool), rng.integers(*IN_FILM), replace=False))
 
 
 def _installed(folder: Path, found: list[Path]) -> tuple[Path, ...]:
     if not found:
         raise UsageError(
             f"world: films of photographs are put together from pictures in {folder}, where there are none; "
-            f"apt-get install {PACKAGES}, or set the numbers of such films to 0"
+            f"apt-get install {PACKAGES}, or set num_photo_films to 0"
         )
     return tuple(sorted(found))
 
@@ -245,7 +185,7 @@ def _name(path: Path) -> str:
     return " ".join(word for word in words if word not in ("mirror", "flip")) or "thing"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _read(path: Path, mode: str, shorter_side: int) -> "Picture":
     from PIL import Image
 
@@ -256,12 +196,11 @@ def _read(path: Path, mode: str, shorter_side: int) -> "Picture":
     return whole.resize((round(whole.width * scale), round(whole.height * scale)), Image.Resampling.LANCZOS)
 
 
-def _backdrop(near_pool: tuple[Path, ...], rng: np.random.Generator) -> "Picture":
-    """A thing of the pool from very near, or a landscape."""
+def _backdrop(rng: np.random.Generator) -> "Picture":
     from PIL import Image
 
     if rng.random() < NEAR_SHARE:
-        near = _from_near(near_pool, rng)
+        near = _from_near(rng)
         if near is not None:
             return near
     pool = landscapes()
@@ -269,10 +208,11 @@ def _backdrop(near_pool: tuple[Path, ...], rng: np.random.Generator) -> "Picture
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else picture
 
 
-def _from_near(pool: tuple[Path, ...], rng: np.random.Generator) -> "Picture | None":
+def _from_near(rng: np.random.Generator) -> "Picture | None":
     """A square of a cut-out in which nothing is transparent; None if none is found."""
     from PIL import Image
 
+    pool = cut_outs()
     for _ in range(NEAR_TRIES):
         with Image.open(pool[rng.integers(len(pool))]) as picture:
             whole = picture.convert("RGBA")

@@ -102,12 +102,11 @@ class WorldTexts(Texts):
                 raise UsageError(f"world: {option} is {share}; give a share from 0 to 1")
         used = series * SERIES_SEEDS
         for option, number, most in (
-            ("series", series, 5),
+            ("series", series, 2),
             ("num_videos", num_videos, BESIDE_SEEDS - used),
             ("num_pictures", num_pictures, PICTURE_SEEDS - used),
             ("num_beside", num_beside, (ALONE_SEEDS - BESIDE_SEEDS - used) // 4),  # a third of the seeds give one
-            # More than half of them; that pictures have some of the same seeds does no harm, since kinds differ.
-            ("num_alone", num_alone, (FIRST_SEEDS["validate"] - ALONE_SEEDS - used) // 3),
+            ("num_alone", num_alone, (PICTURE_SEEDS - ALONE_SEEDS - used) // 3),  # more than half of them
         ):
             if not 0 <= number <= most:
                 raise UsageError(f"world: {option} is {number}; give 0 to {most:,}")

@@ -153,30 +153,6 @@ def test_texts_told_by_pooled_tokens_alone_see_the_latents_of_other_media(
         assert gradient[::2, :, latents:].min() == 1
 
 
-def test_pooled_tokens_are_turned_about_their_mean_all_of_a_text_alike(
-    make_module: MakeModule, make_batch: MakeBatch
-) -> None:
-    config = replace(make_module().config, resampler=replace(TINY_CONFIG.resampler, pooled_side=2))
-    module, latents = make_module(config=config), config.resampler.num_latents
-    batch = make_batch(0, 4)
-    turns = (7, 7, 8, None)
-    texts = [replace(text, pooled_only=True, pooled_turn=turn) for text, turn in zip(batch.texts, turns, strict=True)]
-    tokens = torch.randn(4, 3, config.resampler.num_visual_tokens, config.resampler.width, requires_grad=True)
-    with torch.no_grad():
-        tokens[1] = tokens[2] = tokens[0]
-    seen = tokens_for_text(module.model, encode_batch(module.model, replace(batch, texts=texts), loss_on="all"), tokens)
-    assert seen is not None
-    before, after = tokens[:, :, latents:], seen[:, :, latents:]
-    assert torch.equal(after[3], before[3])
-    assert torch.equal(after[0], after[1])
-    assert not torch.allclose(after[0], after[2], atol=0.1)
-    assert not torch.allclose(after[0], before[0], atol=0.1)
-    torch.testing.assert_close(after.mean(1), before.mean(1))
-    torch.testing.assert_close(torch.cdist(*[after.flatten(2)] * 2), torch.cdist(*[before.flatten(2)] * 2))
-    (gradient,) = torch.autograd.grad(after[0].square().sum(), tokens)
-    assert gradient[0, :, latents:].abs().min() > 0
-
-
 def test_words_are_said_by_latents_alone(make_module: MakeModule, make_batch: MakeBatch) -> None:
     settings = {"config": replace(make_module().config, resampler=replace(TINY_CONFIG.resampler, pooled_side=2))}
     batch = make_batch(0, 4)

@@ -24,7 +24,6 @@ from videoflamingo.training.feature_cache import encode_frames
 from videoflamingo.training.readout import num_said, readout_loss
 
 LossOn = Literal["all", "answers"]
-MOST_TURNED = 2.0  # standard deviation of what is added to an identity's rows, together, before they are made a turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +101,7 @@ def visual_tokens(model: Flamingo, batch: Batch) -> Tensor | None:
 def tokens_for_text(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> Tensor | None:
     """Visual tokens as the text sees them, `[B, M, N, D]`.
 
-    For texts that are `pooled_only`, latents are those of other media, which mislead, and pooled tokens may be turned.
+    For texts that are `pooled_only`, latents are those of other media, which mislead.
     """
     pooled_only = torch.tensor([text.pooled_only for text in encoded.batch.texts])
     latents = model.config.resampler.num_latents
@@ -110,25 +109,8 @@ def tokens_for_text(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | Non
         return tokens
     batch, num_media = tokens.shape[:2]
     of_others = tokens.detach()[:, :, :latents].flatten(0, 1).roll(1 + (num_media if batch > 1 else 0), 0)
-    pooled = torch.stack(
-        [
-            own if text.pooled_turn is None else _turned(own, text.pooled_turn)
-            for text, own in zip(encoded.batch.texts, tokens[:, :, latents:], strict=True)
-        ]
-    )
-    misled = torch.cat([of_others.unflatten(0, (batch, num_media)), pooled], 2)
+    misled = torch.cat([of_others.unflatten(0, (batch, num_media)), tokens[:, :, latents:]], 2)
     return torch.where(pooled_only.to(tokens.device)[:, None, None, None], misled, tokens)
-
-
-def _turned(pooled: Tensor, seed: int) -> Tensor:
-    """One text's pooled tokens `[M, P, D]`, all turned alike about what they have in common, little or at random."""
-    random = torch.Generator().manual_seed(seed)
-    width = pooled.shape[-1]
-    strength = MOST_TURNED * torch.rand((), generator=random) / width**0.5
-    turn, upper = torch.linalg.qr(torch.eye(width) + strength * torch.randn(width, width, generator=random))
-    turn = (turn * upper.diagonal().sign()).to(pooled)  # the identity stays one
-    mean = pooled.mean(0, keepdim=True)
-    return mean + (pooled - mean) @ turn
 
 
 def text_loss(model: Flamingo, encoded: EncodedBatch, tokens: Tensor | None) -> Tensor:

@@ -48,9 +48,6 @@ class PlannedText:
         pooled_only: whether the answers are to be told by pooled visual tokens alone, where the model has some (see
             `ResamplerConfig.pooled_side`): its latents are those of other media, as what latents say of media like none
             they were trained on may mislead.
-        pooled_turn: seed of a turn of the pooled tokens' space, in which such a text then sees all of its media; None
-            turns nothing. What tells media apart is another direction for each text, so that none can be learnt by
-            heart, as by random projections in Kirsch et al. 2022 (arXiv:2212.04458).
 
     Raises:
         ValueError: if there are not as many media, or not as many of what they must say, as places for them.
@@ -62,7 +59,6 @@ class PlannedText:
     media_of_text: MediaOfText = "previous"
     place: str = ""
     pooled_only: bool = False
-    pooled_turn: int | None = None
 
     def __post_init__(self) -> None:
         places = sum(isinstance(segment, Medium) for segment in self.segments)

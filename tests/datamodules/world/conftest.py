@@ -31,7 +31,7 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     for name in ("hill", "lake"):
         smooth(160, 90).save(folder / "nature" / f"{name}.jpg")
     monkeypatch.setattr(photo_films, "CUT_OUTS", folder / "stamps")
-    monkeypatch.setattr(photo_films, "LANDSCAPES", ((folder / "nature", "*.jpg"),))
+    monkeypatch.setattr(photo_films, "LANDSCAPES", folder / "nature")
     photo_films.cut_outs.cache_clear()
     photo_films.landscapes.cache_clear()
     yield folder

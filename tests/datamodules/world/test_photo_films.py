@@ -1,23 +1,13 @@
 """Films of photographs: the same from the same number, cut between views, with a cast that is named."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from datamodules.world import photo_films
-from datamodules.world.photo_films import (
-    FILM_FRAMES,
-    KINDS,
-    VIEW_FRAMES,
-    PhotoFilm,
-    cut_outs,
-    kinds_of_films,
-    landscapes,
-)
+from datamodules.world.photo_films import FILM_FRAMES, VIEW_FRAMES, PhotoFilm, cut_outs, landscapes
 from videoflamingo.errors import UsageError
 from videoflamingo.video import load_clip
 
@@ -66,7 +56,7 @@ def test_what_is_shown_is_named_again_and_again(photographs: Path) -> None:
 
 
 def test_of_a_place_there_is_nothing_to_say_and_each_view_has_other_things(photographs: Path, tmp_path: Path) -> None:
-    films = [PhotoFilm("train", 3, SIZE, kind) for kind in ("cast", "place")]
+    films = [PhotoFilm("train", 3, SIZE, place_only) for place_only in (False, True)]
     assert films[1].words() == (" here",) * 8
     assert films[0].path(tmp_path) != films[1].path(tmp_path)
     assert not np.array_equal(*(frames(film, tmp_path) for film in films))
@@ -79,7 +69,7 @@ def test_views_of_a_montage_are_of_other_places_in_one_tint(
     monkeypatch.setattr(photo_films, "MONTAGE_TINT", 0.3)
     casts, cuts, others = [], [], []
     for number in range(6):
-        film = PhotoFilm("train", number, SIZE, "montage")
+        film = PhotoFilm("train", number, SIZE, montage=True)
         assert film.words() == (" here",) * 8
         shown = frames(film, tmp_path).astype(float)
         steps = np.abs(np.diff(shown, axis=0)).reshape(FILM_FRAMES - 1, -1).mean(-1)
@@ -91,47 +81,7 @@ def test_views_of_a_montage_are_of_other_places_in_one_tint(
         assert casts[-1].std(-1).max() < 0.04
     assert np.median(cuts) > 1.5 * np.median(others)
     assert np.mean(casts, -1).std(0).min() > 0.1
-
-
-def test_views_of_a_theme_are_of_things_that_lie_together(photographs: Path, tmp_path: Path) -> None:
-    folder = photographs / "stamps/animals"
-    for number in range(6):  # so that there are enough of one sort, all of them grey
-        Image.new("RGBA", (60, 48), (128, 128, 128, 255)).save(folder / f"mouse{number}.png")
-    for name in ("bald_eagle-2", "cow"):
-        (folder / f"{name}.png").unlink()
-    for name in ("hill", "lake"):
-        Image.new("RGB", (160, 90), (128, 128, 128)).save(photographs / "nature" / f"{name}.jpg")
-    photo_films.cut_outs.cache_clear()
-    films = [PhotoFilm("train", number, SIZE, "theme") for number in range(20)]
-    plain = [frames(film, tmp_path).std((2, 3)).max() < 4 for film in films]
-    assert all(film.words() == (" here",) * 8 for film in films)
-    assert 0 < sum(plain) < len(films)
-
-
-def test_parts_of_a_film_of_many_places_are_of_one_or_a_few() -> None:
-    rng, views = np.random.default_rng(0), Counter()
-    for _ in range(200):
-        part = PhotoFilm("train", 1, kind="montage").part(rng)
-        assert part == tuple(range(part[0], part[0] + len(part)))
-        assert 0 <= part[0] <= part[-1] < FILM_FRAMES
-        views[len({at // 6 for at in part})] += 1
-    assert set(views) == {1, 2, 3}
-    assert views[1] > 70
-    assert views[3] < views[2]
-    assert {len(PhotoFilm("train", 1, kind="place").part(rng)) for _ in range(50)} == {8}
-
-
-def test_half_the_time_one_film_of_many_places_is_beside_others_of_one() -> None:
-    rng = np.random.default_rng(0)
-    several = [Counter(kinds_of_films(("place", "theme", "montage"), 3, rng)) for _ in range(300)]
-    assert 0.5 < sum(kinds["place"] == 2 for kinds in several) / 300 < 0.75
-    assert max(kinds["theme"] for kinds in several) == max(kinds["montage"] for kinds in several) == 3
-    assert set(kinds_of_films(("theme", "montage"), 50, rng)) == {"theme", "montage"}
-    assert kinds_of_films(("cast",), 2, rng) == ["cast", "cast"]
-
-
-def test_each_kind_of_film_has_files_of_its_own(tmp_path: Path) -> None:
-    assert len({PhotoFilm("train", 1, kind=kind).path(tmp_path) for kind in KINDS}) == len(KINDS) == 4
+    assert len({film.path(tmp_path) for film in (PhotoFilm("train", 1, montage=at) for at in (False, True))}) == 2
 
 
 def test_only_photographs_are_used(photographs: Path) -> None:

@@ -288,7 +288,7 @@ def shrunk_recipe(name: str, folder: Path) -> dict[str, Any]:
         own = {"num_movers": 6, "num_casts": 10, "num_films": 12, "backgrounds": 1} if member_name == "episodes" else {}
         options = member["texts"]["init_args"]
         options |= few | own
-        fewer = {"num_alone", "num_photo_films", "num_themes", "num_montages"}
+        fewer = {"num_alone", "num_photo_films", "num_montages"}
         options |= {name: 12 for name in sorted(fewer & options.keys())}
     recipe["data"] |= {"num_workers": 0, "steps_per_epoch": 2}
     recipe["trainer"] |= {"max_steps": 2, "enable_progress_bar": False}
@@ -306,7 +306,6 @@ def shrunk_recipe(name: str, folder: Path) -> dict[str, Any]:
         "tiny_world_more",
         "tiny_world_fresh",
         "tiny_world_ordered",
-        "tiny_world_films",
     ],
 )
 def test_a_shrunk_recipe_trains_two_steps_from_files_and_leaves_a_model(
