@@ -11,6 +11,7 @@ from tests.tiny import draw_weights
 from videoflamingo.errors import ModelError
 from videoflamingo.models.attention import Backend
 from videoflamingo.models.resampler import (
+    MEDIA_TOGETHER,
     FrameCorrelation,
     PerceiverResampler,
     ResamplerConfig,
@@ -144,7 +145,9 @@ def check(config: ResamplerConfig, feature_width: int, num_frames: int, num_patc
 
 
 @pytest.mark.parametrize("num_frames", [1, 3])
-def test_pooled_tokens_are_means_over_parts_of_the_frame_and_all_frames(num_frames: int) -> None:
+def test_pooled_tokens_are_means_of_patches_of_one_length_over_parts_of_the_frame_and_all_frames(
+    num_frames: int,
+) -> None:
     plain = replace(CONFIG, width=8)
     resampler = made(replace(plain, pooled_side=2), num_patches=16)
     features = random_features(num_frames, num_patches=16)
@@ -152,7 +155,8 @@ def test_pooled_tokens_are_means_over_parts_of_the_frame_and_all_frames(num_fram
     tokens = resampler(features, standardisation=(scale, shift))
     assert tokens.shape == (2, plain.num_latents + 4, 8)
     assert resampler.pooled is not None
-    grid = (features * scale + shift).unflatten(2, (4, 4))
+    seen = features * scale + shift
+    grid = (seen / seen.norm(dim=-1, keepdim=True) * FEATURE_WIDTH**0.5).unflatten(2, (4, 4))
     for number in range(4):
         row, column = divmod(number, 2)
         part = grid[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((1, 2, 3))
@@ -162,6 +166,16 @@ def test_pooled_tokens_are_means_over_parts_of_the_frame_and_all_frames(num_fram
     without.load_state_dict(resampler.state_dict(), strict=False)
     latents = without(features, standardisation=(scale, shift))
     assert torch.allclose(tokens[:, : plain.num_latents], latents)
+
+
+def test_pooled_tokens_of_many_media_are_those_of_each_and_nothing_divides_by_zero() -> None:
+    resampler = made(replace(CONFIG, pooled_side=2), num_patches=4)
+    features = torch.randn(MEDIA_TOGETHER + 3, 2, 4, FEATURE_WIDTH)
+    features[0] = 0  # a black frame, where features are not standardised
+    tokens = resampler(features)
+    assert bool(tokens.isfinite().all())
+    alone = torch.cat([resampler(medium[None]) for medium in features])
+    torch.testing.assert_close(tokens, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_pooled_tokens_need_a_square_grid_that_is_fine_enough() -> None:

@@ -13,6 +13,7 @@ from videoflamingo.models.attention import Backend, attend
 from videoflamingo.models.feed_forward import Activation, FeedForward
 
 CORRELATED_WIDTH, INITIAL_CORRELATION_SHARPNESS = 64, 10.0
+MEDIA_TOGETHER = 8  # whose features are pooled at once, so that what lies between stays in a CPU's cache
 INITIAL_SHARPNESS = 1.5  # of queries and keys, as multiples of PyTorch's initial weights
 
 
@@ -35,8 +36,8 @@ class ResamplerConfig:
             columns away: what moved is most like the place where it was. 0 = none. Not in the paper; motion is learnt
             many times faster with it (docs/decisions/0021).
         pooled_side: S, for S * S more visual tokens, one for each of S x S equal parts of the frame: the mean of the
-            features there over all frames, through one linear map and a norm. 0 = none. Not in the paper; latents
-            keep what training asks of them, these also how a place looks (docs/decisions/0026).
+            features there, of one length each, over all frames, through one linear map and a norm. 0 = none. Not in the
+            paper; latents keep what training asks of them, these also how a place looks (docs/decisions/0026, 0030).
         backend: attention kernel.
     """
 
@@ -184,7 +185,8 @@ class ResamplerLayer(nn.Module):
 class PooledTokens(nn.Module):
     """How each part of a medium's frames looks: means of the tower's features over it and over time, one token each.
 
-    A random linear map keeps likeness, so these are of use for what was never trained on (docs/decisions/0026).
+    A patch's features are brought to one length first, so that each patch has one vote (docs/decisions/0030). A random
+    linear map keeps likeness, so these are of use for what was never trained on (docs/decisions/0026).
 
     Args:
         num_patches: of a square grid.
@@ -208,12 +210,20 @@ class PooledTokens(nn.Module):
 
     def forward(self, features: Tensor, standardisation: tuple[Tensor, Tensor] | None) -> Tensor:
         """`[K, T, P, feature_width]` -> `[K, S*S, D]`."""
-        grid = features.mean(1, dtype=torch.float32).transpose(1, 2).unflatten(2, (self.grid_side, self.grid_side))
+        votes = torch.cat([self._votes(some, standardisation) for some in features.split(MEDIA_TOGETHER)])
+        grid = votes.transpose(1, 2).unflatten(2, (self.grid_side, self.grid_side))
         means = F.adaptive_avg_pool2d(grid, self.side).flatten(2).transpose(1, 2)  # [K, S*S, feature_width]
+        return self.norm(self.project(means.to(self.project.weight.dtype))) + self.place
+
+    @staticmethod
+    def _votes(features: Tensor, standardisation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """`[K, T, P, feature_width]` -> float32 `[K, P, feature_width]`: means over frames of vectors of one length."""
+        seen = features.float()
         if standardisation is not None:
             scale, shift = standardisation
-            means = means * scale + shift
-        return self.norm(self.project(means.to(self.project.weight.dtype))) + self.place
+            seen = torch.addcmul(shift, seen, scale)
+        lengths = torch.linalg.vector_norm(seen, dim=-1, keepdim=True).clamp(min=1e-6)
+        return (seen * (seen.shape[-1] ** 0.5 / lengths)).mean(1)
 
 
 class PerceiverResampler(nn.Module):
