@@ -61,7 +61,7 @@ class WorldTexts(Texts):
         p_next: share of training texts that stand before their video or picture and belong to it (v1 3.2.1's
             `p_next`, which is 0.5 there for pages of pictures and text).
         picture_captions, video_captions: share of captions among the texts; the others are questions.
-        series: 0, or 1 or 2 for other scenes, so that a further training sees new ones. They stay apart as long as
+        series: 0, or 1 to 5 for other scenes, so that a further training sees new ones. They stay apart as long as
             there are at most 20,000 videos and about half as many alone.
         size: pixels of the square frame's side.
         num_workers: processes that make files; 0 makes them in this one.
@@ -102,11 +102,12 @@ class WorldTexts(Texts):
                 raise UsageError(f"world: {option} is {share}; give a share from 0 to 1")
         used = series * SERIES_SEEDS
         for option, number, most in (
-            ("series", series, 2),
+            ("series", series, 5),
             ("num_videos", num_videos, BESIDE_SEEDS - used),
             ("num_pictures", num_pictures, PICTURE_SEEDS - used),
             ("num_beside", num_beside, (ALONE_SEEDS - BESIDE_SEEDS - used) // 4),  # a third of the seeds give one
-            ("num_alone", num_alone, (PICTURE_SEEDS - ALONE_SEEDS - used) // 3),  # more than half of them
+            # More than half of them; that pictures have some of the same seeds does no harm, since kinds differ.
+            ("num_alone", num_alone, (FIRST_SEEDS["validate"] - ALONE_SEEDS - used) // 3),
         ):
             if not 0 <= number <= most:
                 raise UsageError(f"world: {option} is {number}; give 0 to {most:,}")

@@ -95,6 +95,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "gating": "none",
         "gate_init": 0.2,
         "relative_to_text": True,
+        "word_times": True,
         "norm_media": False,
         "attend_to": "all_previous",
         "backend": "math",
@@ -300,6 +301,16 @@ def test_training_with_pooled_tokens_may_start_from_a_checkpoint_without(checkpo
     load_trainable(other, checkpoint, as_start=True)
     assert torch.equal(other.resampler.latents, tiny_flamingo(0).resampler.latents)
     assert all(torch.equal(value, before[name]) for name, value in other.resampler.pooled.state_dict().items())
+
+
+def test_training_with_times_of_words_may_start_from_a_checkpoint_without(checkpoint: Path) -> None:
+    other = tiny_flamingo(1, cross_attention=replace(TINY_CONFIG.cross_attention, word_times=True))
+    with pytest.raises(ModelError, match=r"missing: blocks\.0\.word_times"):
+        load_trainable(other, checkpoint)
+    before = other.blocks[0].word_times.clone()
+    load_trainable(other, checkpoint, as_start=True)
+    assert torch.equal(other.resampler.latents, tiny_flamingo(0).resampler.latents)
+    assert torch.equal(other.blocks[0].word_times, before)
 
 
 def test_position_embeddings_are_resampled_for_larger_frames_where_training_starts(tmp_path: Path) -> None:

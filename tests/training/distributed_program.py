@@ -28,6 +28,9 @@ from videoflamingo.training.texts import PlannedText  # noqa: E402
 import lightning as L  # noqa: E402  isort: skip  (declared above)
 
 
+BLOCKS = replace(TINY_CONFIG.cross_attention, word_times=True)  # all that a block may have
+
+
 class Recording(FlamingoTraining):
     """All its weights drawn; keeps losses."""
 
@@ -97,7 +100,10 @@ def main() -> None:
     folder, out, how, *rest = sys.argv[1:]
     L.seed_everything(0)
     module = Recording(
-        replace(TINY_CONFIG, language_model=folder), learning_rate=1e-3, warmup_steps=1, frozen_dtype="float32"
+        replace(TINY_CONFIG, language_model=folder, cross_attention=BLOCKS),
+        learning_rate=1e-3,
+        warmup_steps=1,
+        frozen_dtype="float32",
     )
     strategy = {"one": "auto", "ddp": "ddp", "sharded": ShardedStrategy()}[how]
     losses = Losses()

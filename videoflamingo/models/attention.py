@@ -282,15 +282,16 @@ def cross_attend(
 
     Args:
         query: `[B, L, H, d]`.
-        keys, values: `[B, M, N, H, d]`, or `[1, M, N, H, d]` where all rows have the same media.
+        keys, values: `[B, M, N, H, d]`, or `[1, M, N, H, d]` where all rows have the same media. Values may be of
+            another width than query and keys, but not for xformers.
         runs: from `media_runs` for the same `[B, L]` and media; None where no token has a medium.
         backend: see `choose_backend`.
 
     Returns:
-        `[B, L, H, d]` of query's type.
+        `[B, L, H, d]` of query's type, d of the values.
     """
     if runs is None:
-        return torch.zeros_like(query)
+        return query.new_zeros(*query.shape[:3], values.shape[-1])
     flat = query.flatten(0, 1)  # [B*L, H, d]
     all_keys, all_values = keys.flatten(0, 1), values.flatten(0, 1)  # [B*M, N, H, d]
     chosen = choose_backend(backend, query, max(runs.lengths))
@@ -298,14 +299,14 @@ def cross_attend(
     if chosen == "xformers":
         attended = _cross_attend_xformers(flat, all_keys, all_values, runs)
     elif runs.pieces is not None:
-        return _attend_one_by_one(flat, all_keys, all_values, runs.pieces, chosen).reshape(query.shape)
+        return _attend_one_by_one(flat, all_keys, all_values, runs.pieces, chosen).unflatten(0, query.shape[:2])
     else:
         parts = [_attend_group(flat, all_keys, all_values, group, chosen) for group in runs.groups]
         attended = parts[0] if len(parts) == 1 else torch.cat(parts)  # [K, H, d]
     attended = attended.to(flat.dtype)
     if runs.target is not None:
-        attended = torch.zeros_like(flat).index_copy(0, runs.target, attended)
-    return attended.reshape(query.shape)
+        attended = attended.new_zeros(len(flat), *attended.shape[1:]).index_copy(0, runs.target, attended)
+    return attended.unflatten(0, query.shape[:2])
 
 
 def _attend_group(flat: Tensor, all_keys: Tensor, all_values: Tensor, group: RunGroup, chosen: Backend) -> Tensor:
@@ -325,7 +326,7 @@ def _attend_one_by_one(
     """Every run by itself, without copies: query `[B*L, H, d]`, keys and values `[B*M, N, H, d]` -> `[B*L, H, d]`."""
     keys, values = all_keys.unbind(0), all_values.unbind(0)
     parts = [
-        torch.zeros_like(own)
+        own.new_zeros(*own.shape[:2], values[0].shape[-1])
         if medium is None
         else _attend(own[None], keys[medium][None], values[medium][None], chosen)[0]
         for own, (_, medium) in zip(flat.split([length for length, _ in pieces]), pieces, strict=True)

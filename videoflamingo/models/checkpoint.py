@@ -25,7 +25,9 @@ from videoflamingo.models.vision import VisionConfig
 
 FORMAT = "videoflamingo-1"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "trainable.safetensors"
-TOWER, POSITIONS, POOLED = "vision.backbone.", "resampler.position", "resampler.pooled."  # keys of trained weights
+# Keys of trained weights.
+TOWER, POSITIONS, POOLED = "vision.backbone.", "resampler.position", "resampler.pooled."
+WORD_TIMES = ".word_times"
 PARTS = {"vision": VisionConfig, "resampler": ResamplerConfig, "cross_attention": CrossAttentionConfig}
 
 
@@ -162,7 +164,7 @@ def load_trainable(model: Flamingo, folder: str | os.PathLike[str], *, as_start:
     Args:
         as_start: of further training, which may change three things: a tower that was frozen may be trained now, so its
             weights may be missing; frames may be larger, so position embeddings are resampled to their grid; and
-            there may be pooled tokens, which begin as they are made where there were none.
+            there may be pooled tokens, or times of words, which begin as they are made where there were none.
 
     Raises:
         ModelError: one report of everything missing, unexpected or misshaped.
@@ -171,9 +173,9 @@ def load_trainable(model: Flamingo, folder: str | os.PathLike[str], *, as_start:
     stored, path = _read_weights(found), found / WEIGHTS_FILE
     expected = model.trainable_state()
     if as_start:
-        for part in (TOWER, POOLED):
-            if not any(key.startswith(part) for key in stored):
-                expected = {key: value for key, value in expected.items() if not key.startswith(part)}
+        for part in (TOWER, POOLED, WORD_TIMES):
+            if not any(part in key for key in stored):
+                expected = {key: value for key, value in expected.items() if part not in key}
         if POSITIONS in expected and POSITIONS in stored:
             stored[POSITIONS] = _resampled_positions(stored[POSITIONS], len(expected[POSITIONS]))
     problems = _differences(expected, stored)

@@ -1,5 +1,6 @@
 """GATED XATTN-DENSE: the trained block in front of a frozen decoder layer (Flamingo v1 3.1.2, v2 2.2 and A.1.2)."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ from videoflamingo.models.attention import AttendTo, Backend, MediaRuns, cross_a
 from videoflamingo.models.feed_forward import Activation, FeedForward
 
 KeysValues = tuple[Tensor, Tensor]
+INITIAL_TIMES = 0.15  # root mean square, as a share of the text's where that is relative to it
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class CrossAttentionConfig:
         relative_to_text: multiply what a block adds to a token by the root mean square of the token's hidden state.
             Layers differ a hundredfold in its length, and the same gate would drown one and not be heard by another
             (docs/decisions/0020). Not in the paper.
+        word_times: tell each text token, in each block, when what it says is seen: a learnt vector for each latent that
+            would write it (see `Flamingo.words`). Not in the paper (docs/decisions/0030).
         norm_media: layer norm on the visual tokens, shared by keys and values (v1 3.1.2); OpenFlamingo has none.
         attend_to: a token sees its `own` medium only (v2 2.3), or `all_previous` ones up to it (the paper's ablation).
         backend: attention kernel, see `videoflamingo.models.attention.choose_backend`.
@@ -41,6 +45,7 @@ class CrossAttentionConfig:
     gating: Literal["tanh", "none"] = "tanh"
     gate_init: float = 0.0
     relative_to_text: bool = False
+    word_times: bool = False
     norm_media: bool = True
     attend_to: AttendTo = "own"
     backend: Backend = "auto"
@@ -57,6 +62,16 @@ class CrossAttentionConfig:
                 raise ModelError(f"CrossAttentionConfig.{name} is {number}; give {least} or more")
 
 
+def initial_times(num_latents: int, width: int) -> Tensor:
+    """Times `[N, E]` to start from: a ramp and two waves over the latents, which begin in the order of time.
+
+    Their mean over the latents is zero: what is seen all the time, or never, is told nothing.
+    """
+    time = (torch.arange(num_latents) + 0.5) / num_latents * 2 - 1  # [N], from -1 to 1
+    curves = torch.stack([3**0.5 * time, 2**0.5 * (math.pi * time).sin(), 2**0.5 * (math.pi * time).cos()], dim=1)
+    return curves @ torch.randn(3, width) * (INITIAL_TIMES / 3**0.5)
+
+
 class GatedCrossAttentionBlock(nn.Module):
     """`y + tanh(a) * attention(y, media)`, then `y + tanh(b) * feed_forward(y)`; see `relative_to_text` for more.
 
@@ -65,9 +80,10 @@ class GatedCrossAttentionBlock(nn.Module):
     Args:
         width: E, the language width.
         visual_width: D, the width of visual tokens.
+        num_latents: N, for `word_times`.
     """
 
-    def __init__(self, width: int, visual_width: int, config: CrossAttentionConfig) -> None:
+    def __init__(self, width: int, visual_width: int, config: CrossAttentionConfig, num_latents: int = 0) -> None:
         super().__init__()
         inner = config.num_heads * config.dim_head
         self.heads_shape = (config.num_heads, config.dim_head)
@@ -80,6 +96,7 @@ class GatedCrossAttentionBlock(nn.Module):
         self.to_values = nn.Linear(visual_width, inner, bias=False)
         self.to_output = nn.Linear(inner, width, bias=False)
         self.feed_forward = FeedForward(width, config.feed_forward_multiplier, config.activation)
+        self.word_times = nn.Parameter(initial_times(num_latents, width)) if config.word_times else None
         self.attention_gate, self.feed_forward_gate = (
             nn.Parameter(torch.full((1,), config.gate_init)) if config.gating == "tanh" else None for _ in range(2)
         )
@@ -94,13 +111,20 @@ class GatedCrossAttentionBlock(nn.Module):
         """`[..., D]` -> `[..., E]`: what text that attended to one visual token alone would get, before the gate."""
         return self.to_output(self.to_values(self.norm_media(visual_tokens.to(self.to_values.weight.dtype))))
 
-    def forward(self, text: Tensor, media: KeysValues | None, runs: MediaRuns | None) -> Tensor:
+    def forward(
+        self, text: Tensor, media: KeysValues | None, runs: MediaRuns | None, seen_at: Tensor | None = None
+    ) -> Tensor:
         """`[B, L, E]` -> `[B, L, E]`; without media, or where no text has one, only the gated feed-forward applies.
+
+        Args:
+            seen_at: for each text token the latents that say it, as shares `[B, L, N]`; needed for `word_times`.
 
         In training everything gets a gradient all the same, if only zero: processes that train together wait for it.
         """
         y = text.to(self.to_query.weight.dtype)
         if media is not None and runs is not None:
+            if self.word_times is not None and seen_at is not None:
+                y = y + self._gated(seen_at.to(y.dtype) @ self.word_times, None, y)
             query = self.to_query(self.norm_text(y)).unflatten(-1, self.heads_shape)  # [B, L, H, d]
             attended = cross_attend(query, *media, runs, self.backend).flatten(2)  # [B, L, H*d]
             y = y + self._gated(self.to_output(attended), self.attention_gate, y)
@@ -121,6 +145,8 @@ class GatedCrossAttentionBlock(nn.Module):
         used = [*self.norm_text.parameters(), *self.to_query.parameters(), *self.to_output.parameters()]
         if self.attention_gate is not None:
             used.append(self.attention_gate)
+        if self.word_times is not None:
+            used.append(self.word_times)
         of_media = (self.norm_media, self.to_keys, self.to_values)
         reached = media or [parameter for part in of_media for parameter in part.parameters()]
         return torch.stack([(tensor * 0).sum() for tensor in (*used, *reached)]).sum()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from videoflamingo.errors import ModelError
-from videoflamingo.models.attention import Backend, MediaRuns, media_runs
+from videoflamingo.models.attention import Backend, MediaRuns, cross_attend, media_runs
 from videoflamingo.models.cross_attention import CrossAttentionConfig, GatedCrossAttentionBlock, KeysValues
 from videoflamingo.models.feed_forward import FeedForward
 from videoflamingo.models.language import (
@@ -27,7 +27,8 @@ from videoflamingo.models.resampler import PerceiverResampler, ResamplerConfig
 from videoflamingo.models.token_loss import vocabulary_loss
 from videoflamingo.models.vision import VisionConfig, VisionTower
 
-MediaKeysValues = tuple[KeysValues, ...]  # one per gated block
+MediaKeysValues = tuple[KeysValues, ...]  # one per gated block, and with `word_times` that of `Flamingo.words`
+WORD_SHARPNESS = 30.0  # of the softmax over cosines between a word and what latents say
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class _VisualState:
     owner: "Flamingo"
     media: MediaKeysValues | None
     runs: MediaRuns | None
+    seen_at: Tensor | None
 
 
 IGNORED_LABEL = -100  # what carries no loss, as in torch's cross-entropy
@@ -123,7 +125,7 @@ class _LayerForward:
         def block_and_layer(hidden: Tensor) -> Any:
             if self.position is not None:
                 media = None if state.media is None else state.media[self.position]
-                hidden = self.flamingo.blocks[self.position](hidden, media, state.runs)
+                hidden = self.flamingo.blocks[self.position](hidden, media, state.runs, state.seen_at)
             return self.own_forward(hidden, *args, **rest)
 
         if self.flamingo.activation_checkpointing and torch.is_grad_enabled() and hidden.requires_grad:
@@ -203,7 +205,10 @@ class Flamingo(nn.Module):
                 "at least one gated block must sit before a layer"
             )
         width, visual_width = embedding.embedding_dim, config.resampler.width
-        self.blocks = nn.ModuleList([GatedCrossAttentionBlock(width, visual_width, cross) for _ in self.block_layers])
+        num_latents = config.resampler.num_latents
+        self.blocks = nn.ModuleList(
+            GatedCrossAttentionBlock(width, visual_width, cross, num_latents) for _ in self.block_layers
+        )
         for index, layer in enumerate(layers):
             position = self.block_layers.index(index) if index in self.block_layers else None
             layer.forward = _LayerForward(self, layer.forward, position)
@@ -322,9 +327,45 @@ class Flamingo(nn.Module):
         return self.resample(self.vision(pixels), frame_index)
 
     def media_keys_values(self, visual_tokens: Tensor) -> MediaKeysValues:
-        """Keys and values of `[B, M, N, D]` for every gated block: once per prompt, for all its tokens."""
+        """Keys and values of `[B, M, N, D]` for every gated block: once per prompt, for all its tokens.
+
+        With `word_times`, those of `words` come last.
+        """
         blocks: list[Any] = list(self.blocks)
-        return tuple(block.keys_values(visual_tokens) for block in blocks)
+        media = tuple(block.keys_values(visual_tokens) for block in blocks)
+        return (*media, self.words(visual_tokens)) if self.config.cross_attention.word_times else media
+
+    @torch.no_grad()
+    def words(self, visual_tokens: Tensor) -> KeysValues:
+        """What each latent says: keys by which text finds those that say it, and values that tell them apart.
+
+        Keys are what the gated blocks would write for a latent alone, on average over blocks and of length 1: the
+        readout trains that to be the embedding of a word (`videoflamingo.training.readout`), and nothing else does:
+        no gradient goes through them.
+
+        Args:
+            visual_tokens: `[B, M, N, D]`; pooled ones, which come after the latents, say nothing.
+
+        Returns:
+            Keys `[B, M, num_latents, 1, E]` and values `[B, M, num_latents, 1, num_latents]`, the identity matrix.
+        """
+        blocks: list[Any] = list(self.blocks)
+        latents = visual_tokens[:, :, : self.config.resampler.num_latents]
+        said = torch.stack([F.normalize(block.written(latents), dim=-1) for block in blocks])  # [blocks, B, M, n, E]
+        keys = F.normalize(said.sum(0), dim=-1)
+        each = torch.eye(latents.shape[2], dtype=keys.dtype, device=keys.device)
+        return keys[..., None, :], each[:, None].expand(*keys.shape[:3], 1, -1)
+
+    @torch.no_grad()
+    def _seen_at(self, embeddings: Tensor, media: MediaKeysValues | None, runs: MediaRuns | None) -> Tensor | None:
+        """For each text token, the latents of its medium that say it, as shares `[B, L, num_latents]`."""
+        if media is None or runs is None or not self.config.cross_attention.word_times:
+            return None
+        keys, values = media[-1]
+        scale = WORD_SHARPNESS * embeddings.shape[-1] ** 0.5  # attention divides by the root
+        query = (F.normalize(embeddings, dim=-1) * scale)[..., None, :].to(keys.dtype)
+        # Heads as wide as the language model are more than xformers has kernels for.
+        return cross_attend(query, keys, values, runs, "sdpa" if query.is_cuda else "auto").squeeze(2)
 
     def forward(
         self,
@@ -437,7 +478,7 @@ class Flamingo(nn.Module):
         if num_media == 0 and self.training and torch.is_grad_enabled():
             media = self.media_keys_values(self.unseen_visual_tokens())
         positions = {"position_ids": position_ids} if self._takes_positions else {}
-        with _visible(_VisualState(self, media, runs)):
+        with _visible(_VisualState(self, media, runs, self._seen_at(embeddings, media, runs))):
             output = self.language_model.base_model(
                 inputs_embeds=embeddings,
                 attention_mask=attention_mask,
