@@ -18,6 +18,7 @@ Write the weighted average of checkpoint folders as another one, in float16, suc
 
 Of a model, and the same trained further on other things, the average often keeps more of both than either
 (Wortsman et al. 2022, arXiv:2109.01903); of models that did not begin as one it is worth nothing. Measure it.
+Pooled tokens and times of words that only the first one has stay as they are.
 """
 
 

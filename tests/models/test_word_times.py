@@ -109,6 +109,16 @@ def test_prompts_continue_a_prefix_and_their_cache_as_if_computed_whole(model: F
         torch.testing.assert_close(other[1], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_prompts_that_number_media_alike_may_hold_them_once(model: Flamingo) -> None:
+    media = random_visual_tokens(model, 1, 2)
+    prompts = [encode(model, [*SHOT, *ASKED]), encode(model, [*ASKED, *SHOT, Text("a")])]
+    once = generate(model, prompts, media=model.media_keys_values(media), max_new_tokens=4, num_beams=1)
+    each = generate(model, prompts, media.expand(2, -1, -1, -1), max_new_tokens=4, num_beams=1)
+    assert [one.token_ids for one in once] == [one.token_ids for one in each]
+    for one, other in zip(once, each, strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_times_learn_and_a_batch_without_media_gives_them_zeros(model: Flamingo, checkpointing: bool) -> None:
     model.activation_checkpointing = checkpointing

@@ -38,6 +38,27 @@ def test_without_weights_each_counts_alike(folders: list[str], tmp_path: Path) -
     assert float(load_file(tmp_path / "out" / "trainable.safetensors")["blocks.0.a"].mean()) == 2.0
 
 
+def test_what_the_first_was_given_later_stays_its_own(folders: list[str], tmp_path: Path) -> None:
+    state = {
+        "blocks.0.a": torch.zeros(2, 3),
+        "resampler.b": torch.zeros(4),
+        "blocks.0.word_times": torch.full((2,), 5.0),
+        "resampler.pooled.place": torch.full((1,), 7.0),
+    }
+    grown = replace(
+        TINY_CONFIG,
+        resampler=replace(TINY_CONFIG.resampler, pooled_side=1),
+        cross_attention=replace(TINY_CONFIG.cross_attention, word_times=True),
+    )
+    further = str(write_checkpoint(grown, state, tmp_path / "further", torch.float16))
+    out = tmp_path / "out"
+    assert main(["average", further, *folders, "--weights", "0.5", "0.25", "0.25", "--out", str(out)]) == 0
+    assert read_config(out) == grown
+    found = {name: float(value.float().mean()) for name, value in load_file(out / "trainable.safetensors").items()}
+    assert found == {"blocks.0.a": 1, "resampler.b": -1, "blocks.0.word_times": 5, "resampler.pooled.place": 7}
+    assert main(["average", folders[0], further, "--out", str(tmp_path / "other way round")]) == 2
+
+
 @pytest.mark.parametrize("weights", [["0.5"], ["0.5", "0.6"]])
 def test_weights_that_do_not_fit_are_refused(
     folders: list[str], tmp_path: Path, weights: list[str], capsys: pytest.CaptureFixture[str]

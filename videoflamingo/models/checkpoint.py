@@ -113,6 +113,8 @@ def average_checkpoints(
 ) -> Path:
     """Write the weighted sum of checkpoints' trained weights, added up in float32, with the first one's configuration.
 
+    What the first was given later, pooled tokens or times of words, the others may lack; it stays the first one's.
+
     Args:
         folders: checkpoints of one architecture.
         weights: of each.
@@ -123,14 +125,30 @@ def average_checkpoints(
     config, first = read_config(folders[0]), _read_weights(folders[0])
     total = {key: weights[0] * value.float() for key, value in first.items()}
     for folder, weight in zip(folders[1:], weights[1:], strict=True):
-        if read_config(folder) != config:
+        other, lacks = _grown(read_config(folder), config)
+        if other != config:
             raise ModelError(f"{folder} is no model like {folders[0]}: their {CONFIG_FILE} differ; average like ones")
         stored = _read_weights(folder)
+        stored |= {key: value for key, value in first.items() if any(part in key for part in lacks)}
         if problems := _differences(first, stored):
             raise ModelError(f"{folder} does not have the weights of {folders[0]}:\n  " + "\n  ".join(problems))
         for key, value in stored.items():
             total[key] += weight * value.float()
     return write_checkpoint(config, total, out, dtype)
+
+
+def _grown(config: FlamingoConfig, other: FlamingoConfig) -> tuple[FlamingoConfig, list[str]]:
+    """The configuration with what training can add and the other has, and of which keys the weights for that are."""
+    lacks = []
+    if not config.resampler.pooled_side and other.resampler.pooled_side:
+        lacks.append(POOLED)
+        resampler = dataclasses.replace(config.resampler, pooled_side=other.resampler.pooled_side)
+        config = dataclasses.replace(config, resampler=resampler)
+    if not config.cross_attention.word_times and other.cross_attention.word_times:
+        lacks.append(WORD_TIMES)
+        blocks = dataclasses.replace(config.cross_attention, word_times=True)
+        config = dataclasses.replace(config, cross_attention=blocks)
+    return config, lacks
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
