@@ -76,10 +76,13 @@ tiny: setup
 	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world_more.yaml
 	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world_fresh.yaml
 	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world_ordered.yaml
+	@$(VENV)/bin/videoflamingo cache-features --config recipes/tiny_world_grounded.yaml
 	@set -e; for recipe in tiny_world_motion tiny_world_warmup tiny_world tiny_world_varied tiny_world_refined tiny_world_more tiny_world_fresh tiny_world_ordered; do \
 		$(VENV)/bin/videoflamingo fit --config recipes/$$recipe.yaml --ckpt_path auto; \
 	done
-	@$(VENV)/bin/videoflamingo average runs/tiny_world_ordered/trainable runs/tiny_world_fresh/trainable --weights 0.8 0.2 --out runs/tiny
+	@$(VENV)/bin/videoflamingo average runs/tiny_world_ordered/trainable runs/tiny_world_fresh/trainable --weights 0.8 0.2 --out runs/tiny_ordered
+	@$(VENV)/bin/videoflamingo fit --config recipes/tiny_world_grounded.yaml --ckpt_path auto
+	@$(VENV)/bin/videoflamingo average runs/tiny_world_grounded/trainable runs/tiny_ordered --weights 0.5 0.5 --out runs/tiny
 
 openflamingo: $(OPENFLAMINGO_STAMP)
 

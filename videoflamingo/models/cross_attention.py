@@ -30,7 +30,8 @@ class CrossAttentionConfig:
             Layers differ a hundredfold in its length, and the same gate would drown one and not be heard by another
             (docs/decisions/0020). Not in the paper.
         word_times: tell each text token, in each block, when what it says is seen: a learnt vector for each latent that
-            would write it (see `Flamingo.words`). Not in the paper (docs/decisions/0030).
+            would write it (see `Flamingo.words`). They have no gate and are not zero at first. Not in the paper
+            (docs/decisions/0030).
         norm_media: layer norm on the visual tokens, shared by keys and values (v1 3.1.2); OpenFlamingo has none.
         attend_to: a token sees its `own` medium only (v2 2.3), or `all_previous` ones up to it (the paper's ablation).
         backend: attention kernel, see `videoflamingo.models.attention.choose_backend`.
@@ -116,10 +117,10 @@ class GatedCrossAttentionBlock(nn.Module):
     ) -> Tensor:
         """`[B, L, E]` -> `[B, L, E]`; without media, or where no text has one, only the gated feed-forward applies.
 
+        In training everything gets a gradient all the same, if only zero: processes that train together wait for it.
+
         Args:
             seen_at: for each text token the latents that say it, as shares `[B, L, N]`; needed for `word_times`.
-
-        In training everything gets a gradient all the same, if only zero: processes that train together wait for it.
         """
         y = text.to(self.to_query.weight.dtype)
         if media is not None and runs is not None:

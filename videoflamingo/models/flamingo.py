@@ -335,7 +335,6 @@ class Flamingo(nn.Module):
         media = tuple(block.keys_values(visual_tokens) for block in blocks)
         return (*media, self.words(visual_tokens)) if self.config.cross_attention.word_times else media
 
-    @torch.no_grad()
     def words(self, visual_tokens: Tensor) -> KeysValues:
         """What each latent says: keys by which text finds those that say it, and values that tell them apart.
 
@@ -352,18 +351,18 @@ class Flamingo(nn.Module):
         blocks: list[Any] = list(self.blocks)
         latents = visual_tokens[:, :, : self.config.resampler.num_latents]
         said = torch.stack([F.normalize(block.written(latents), dim=-1) for block in blocks])  # [blocks, B, M, n, E]
-        keys = F.normalize(said.sum(0), dim=-1)
+        # Not under no_grad, inside which older autocast would keep casts of weights that get no gradient afterwards.
+        keys = F.normalize(said.sum(0), dim=-1).detach()
         each = torch.eye(latents.shape[2], dtype=keys.dtype, device=keys.device)
         return keys[..., None, :], each[:, None].expand(*keys.shape[:3], 1, -1)
 
-    @torch.no_grad()
     def _seen_at(self, embeddings: Tensor, media: MediaKeysValues | None, runs: MediaRuns | None) -> Tensor | None:
         """For each text token, the latents of its medium that say it, as shares `[B, L, num_latents]`."""
         if media is None or runs is None or not self.config.cross_attention.word_times:
             return None
         keys, values = media[-1]
         scale = WORD_SHARPNESS * embeddings.shape[-1] ** 0.5  # attention divides by the root
-        query = (F.normalize(embeddings, dim=-1) * scale)[..., None, :].to(keys.dtype)
+        query = (F.normalize(embeddings.detach(), dim=-1) * scale)[..., None, :].to(keys.dtype)
         # Heads as wide as the language model are more than xformers has kernels for.
         return cross_attend(query, keys, values, runs, "sdpa" if query.is_cuda else "auto").squeeze(2)
 
