@@ -222,8 +222,8 @@ class Flamingo(nn.Module):
     def force_attention(self, backend: Backend) -> "Flamingo":
         """Let gated blocks and resampler attend through one kernel, whatever their configuration says.
 
-        `videoflamingo.models.attention.backends_that_ran` reports which kernels run. With `word_times`, words are looked
-        for with PyTorch's on GPUs, whatever is forced.
+        `videoflamingo.models.attention.backends_that_ran` reports which kernels run. With `word_times`, words are
+        looked for with PyTorch's on GPUs, whatever is forced.
 
         Raises:
             ModelError: if the backend is unknown. One that cannot run on the device says so at its first use.
